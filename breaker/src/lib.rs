@@ -2,4 +2,12 @@
 //!
 //! `PROTOCOL.md` beside this crate describes the stored state and the decisions taken on it.
 
+pub mod duration;
+pub mod guard;
 pub mod id;
+pub mod machine;
+pub mod policy;
+#[cfg(feature = "redis")]
+pub mod redis;
+pub mod state;
+pub mod store;

@@ -1,0 +1,936 @@
+-- One decision on one breaker, atomically. The twin of `machine/` in Rust, function by function; change both.
+--
+-- KEYS  1 state  2 failures  3 last_failure  4 config  5 data  6 events  7 instances
+-- ARGV  1 operation  2 the time (tests only; empty: the server's clock)  3 service id  4 channel  5 PUBLISH or SPUBLISH
+--       6 instance, then by operation:
+--   exchange   7 boot  8 memory  9 carried  10 may seed  11 batch number  12 batch generation  13 outcomes  14 probes
+--              15 causes  16 rejected  17 gauge  18 gauge's generation  19 isolated  20 wish's token  21 wish's count
+--   configure  7 owner  8 created  9 transitions  10 rules  11 override  12 spec
+--   tombstone  7 owner  8 created  9 transitions
+--   reset      7 owner  8 created  9 transitions  10 request
+--   beat       7 the heartbeat's text
+--
+-- data, a hash with the fields
+--   core            msgpack map: v layout, seq, gen generation, st state, why reason, since, till (open deadline),
+--                   lo last open duration, rnd round, strk backoff's count, clk clock, off clock minus the server's,
+--                   trs transitions, prev state before (-1), mode, ramp (its start; 0), wt and wl window type and length,
+--                   wid number of the window's emptying, rev revision judged by, w time window {bucket, calls, failing,
+--                   slow, ...}, sl count window (5 characters a slot: kind, instance), run, runat, runby, gau gauge,
+--                   frz frozen failures, lf last failure, ga first grant, per permitted, fin, bad, slo (finished, failed,
+--                   slow probes), nl next lease, ls leases {id, instance, deadline, ...}, cz causes, rc recent causes,
+--                   sht, shl, shr (shadow trips, last, rejected), sec, cur, bef (decisions per second), swp last sweep,
+--                   kno known instances, nix next index, trip last evidence, mf failures last written to key 2
+--   i:<instance>    msgpack {index, seen, gauge, its generation, isolated, rejected at, wid, w}
+--   b:<boot>        msgpack {at, batch number, token, its generation, first lease, count}
+-- All instants are of the breaker's own clock: the server's plus `off`, which grows when the server's steps back.
+--
+-- config, a hash: p msgpack {revision, tombstone, floor, override (-1 none, 0 closed, 1 open), its expiry, rules...},
+--   and for reading: revision, spec, owner, created, transitions, seen_at, reset.
+-- The 19 rules: mode, consecutive failures, failure rate bp, slow rate bp, slow ms, minimum calls, minimum instances,
+--   window type (0 time, 1 count), window length, open ms, open max ms, jitter %, permitted calls, half-open ms, ramp ms,
+--   ramp initial %, call timeout ms, connect timeout ms, store failure policy.
+
+local LAYOUT = 1
+local CLOSED, OPEN, HALF, FOPEN, FCLOSED = 0, 1, 2, 3, 4
+local ENFORCE, OBSERVE, DISABLED = 0, 1, 2
+local SEEDED, RESEEDED, RUN, FAILING, SLOW, ISOLATED, WAITED, PASSED, FAILED, TIMEDOUT, LOST, FORCED, LAPSED, RESET, MODED =
+  0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
+local NAMES = {[0] = 'closed', 'open', 'half_open', 'forced_open', 'forced_closed'}
+local GAUGE_SILENCE, FORGET, MAX_RETRY = 5000, 60000, 500
+local floor, min, max = math.floor, math.min, math.max
+local call, pack, unpack_ = redis.call, cmsgpack.pack, cmsgpack.unpack
+local kdata = KEYS[5]
+
+local now
+if ARGV[2] == '' then
+  local t = call('TIME')
+  now = t[1] * 1000 + floor(t[2] / 1000)
+else
+  now = tonumber(ARGV[2])
+end
+
+local function numbers(text)
+  local list = {}
+  for n in string.gmatch(text, '%-?%d+') do list[#list + 1] = tonumber(n) end
+  return list
+end
+
+-- The turn: rules, what the store has programmed, and what this decision produced.
+local me = ARGV[6]
+local p                     -- the packed configuration, or nil
+local R                     -- rules by name
+local forced, expires = -1, 0
+local revision, stored_revision, void = 0, 0, 0
+local c                     -- core
+local mine                  -- this instance's record
+local sum_c, sum_f, sum_s = 0, 0, 0
+local events, views = {}, {}
+local others                -- the other instances' records, once read
+local stepped = false       -- the server's clock stepped back
+
+local function take_rules(list, from)
+  R = {mode = list[from], cf = list[from + 1], fr = list[from + 2], sr = list[from + 3], minc = list[from + 5],
+    m = list[from + 6], wt = list[from + 7], wl = list[from + 8], open = list[from + 9], omax = list[from + 10],
+    jit = list[from + 11], per = list[from + 12], half = list[from + 13], ramp = list[from + 14], tmo = list[from + 16]}
+  if list[from - 2] >= 0 and R.mode ~= DISABLED and (list[from - 1] == 0 or now < list[from - 1]) then
+    forced, expires = list[from - 2], list[from - 1]
+  end
+end
+
+local function silence() return c.wt == 0 and c.wl or 60000 end
+
+local function tick()
+  local reading = now + c.off
+  if reading < c.clk then
+    c.off, stepped = c.off + c.clk - reading, true
+  else
+    c.clk = reading
+  end
+end
+
+local function visible(instant) return max(0, instant - c.off) end
+
+local function expire(w)
+  local oldest = floor(10 * c.clk / c.wl) - 9
+  if #w == 0 or w[1] >= oldest then return w end
+  local kept = {}
+  for i = 1, #w, 4 do
+    if w[i] >= oldest then
+      local n = #kept
+      kept[n + 1], kept[n + 2], kept[n + 3], kept[n + 4] = w[i], w[i + 1], w[i + 2], w[i + 3]
+    end
+  end
+  return kept
+end
+
+local function sums(w)
+  local a, b, s = 0, 0, 0
+  for i = 1, #w, 4 do a, b, s = a + w[i + 1], b + w[i + 2], s + w[i + 3] end
+  return a, b, s
+end
+
+-- Kinds: 0 success, 1 failure, 2 slow success, 3 slow failure, 4 ignored.
+local function failing(kind) return (kind == 1 or kind == 3) and 1 or 0 end
+local function slow(kind) return (kind == 2 or kind == 3) and 1 or 0 end
+
+local function recount()
+  if c.wt == 0 then
+    sum_c, sum_f, sum_s = sums(c.w)
+  else
+    sum_c, sum_f, sum_s = #c.sl / 5, 0, 0
+    for i = 1, #c.sl, 5 do
+      local kind = string.byte(c.sl, i) - 65
+      sum_f, sum_s = sum_f + failing(kind), sum_s + slow(kind)
+    end
+  end
+end
+
+local function failures()
+  if c.st == CLOSED or c.st == FCLOSED then return sum_f end
+  if c.st == HALF then return c.bad end
+  return c.frz
+end
+
+local function lease_remaining()
+  local most = 0
+  for i = 3, #c.ls, 3 do most = max(most, c.ls[i] - c.clk) end
+  return most
+end
+
+local function view()
+  local remaining = 0
+  if c.st == OPEN then remaining = max(0, c.till - c.clk)
+  elseif c.st == FOPEN or c.st == FCLOSED then remaining = max(0, expires - visible(c.clk)) end
+  local ramp = -1
+  if c.ramp > 0 and c.clk - c.ramp < R.ramp then ramp = c.clk - c.ramp end
+  return {c.gen, c.st, c.why, c.clk - c.since, remaining, c.rnd, c.strk, c.lo, lease_remaining(), ramp, c.mode,
+    stored_revision, c.seq}
+end
+
+local function clear_window()
+  c.wid = c.wid + 1
+  c.w, c.sl, c.run, c.runat, c.runby, c.cz, c.rc = {}, '', 0, 0, {}, {}, ''
+  sum_c, sum_f, sum_s = 0, 0, 0
+end
+
+local function enter(from, to, reason, generation, evidence)
+  local keeps = reason == RESEEDED and from == to
+  local before = failures()
+  c.gen, c.st, c.why, c.gau = generation, to, reason, 0
+  if not keeps then
+    c.prev, c.since = from, c.clk
+    clear_window()
+    c.frz = before
+    c.ramp = (reason == PASSED and R.ramp > 0) and c.clk or 0
+    c.ga, c.fin, c.bad, c.slo, c.nl, c.ls = 0, 0, 0, 0, 1, {}
+    c.per = to == HALF and R.per or 0
+    if to ~= OPEN then c.till = 0 end
+    if to == CLOSED or to == FCLOSED then c.rnd = 0 end
+  end
+  c.trs = c.trs + 1
+  events[#events + 1] = {generation, from, to, reason, visible(c.clk), evidence}
+  views[#views + 1] = view()
+end
+
+local function minted() return max(c.gen + 1, now, void + 1) end
+
+local function change(to, reason, evidence) enter(c.st, to, reason, minted(), evidence or '{}') end
+
+local function int(n) return string.format('%.0f', n) end
+
+local function open_ms(streak, generation)
+  local d, doubled = R.open, 1
+  while doubled < streak and d < R.omax do d, doubled = min(d * 2, R.omax), doubled + 1 end
+  local h, text = 0, ARGV[3] .. int(generation)
+  for i = 1, #text do h = (h * 31 + string.byte(text, i)) % 2147483647 end
+  return d + floor(d * (h % (R.jit * 100 + 1)) / 10000)
+end
+
+local function open(reason, evidence)
+  if c.st == CLOSED then
+    c.strk = (c.clk - c.since >= R.ramp + c.lo) and 1 or c.strk + 1
+    c.rnd = 1
+  else
+    c.strk, c.rnd = c.strk + 1, c.rnd + 1
+  end
+  local generation = minted()
+  c.lo = open_ms(c.strk, generation)
+  c.till = c.clk + c.lo
+  enter(c.st, OPEN, reason, generation, evidence)
+end
+
+-- Every instance's record but mine.
+local function read_others()
+  if others then return others end
+  others = {}
+  local all = call('HGETALL', kdata)
+  for i = 1, #all, 2 do
+    if string.sub(all[i], 1, 2) == 'i:' then
+      local name = string.sub(all[i], 3)
+      if name ~= me then others[#others + 1] = {name, unpack_(all[i + 1])} end
+    end
+  end
+  return others
+end
+
+local function slot_sums(index)
+  local key, a, b, s = '', 0, 0, 0
+  local i = index
+  for _ = 1, 4 do key, i = key .. string.char(i % 128), floor(i / 128) end
+  for at = 1, #c.sl, 5 do
+    if string.sub(c.sl, at + 1, at + 4) == key then
+      local kind = string.byte(c.sl, at) - 65
+      a, b, s = a + 1, b + failing(kind), s + slow(kind)
+    end
+  end
+  return a, b, s
+end
+
+local function share(r)
+  if c.wt == 1 then return slot_sums(r[1]) end
+  if r[7] ~= c.wid then return 0, 0, 0 end
+  return sums(expire(r[8]))
+end
+
+-- The evidence by instance, {name, calls, failing, slow, gauge}: those with calls or running slow ones.
+local function shares()
+  local list = {}
+  local function add(name, r)
+    local a, b, s = share(r)
+    local g = (r[4] == c.gen and c.clk - r[2] < GAUGE_SILENCE) and r[3] or 0
+    if a + g > 0 then list[#list + 1] = {name, a, b, s, g} end
+  end
+  for _, o in ipairs(read_others()) do add(o[1], o[2]) end
+  if mine then add(me, mine) end
+  return list
+end
+
+local function holds(bad, calls, bp) return calls > 0 and bad * 10000 >= bp * calls end
+
+local function minimum() return R.wt == 1 and min(R.minc, R.wl) or R.minc end
+
+-- {bad, calls, name} by one rate, worst first: most bad, then fewest calls, then by name.
+local function worst_first(list, is_slow)
+  local ranked = {}
+  for _, s in ipairs(list) do
+    local bad, calls = s[3], s[2]
+    if is_slow then bad, calls = s[4] + s[5], s[2] + s[5] end
+    if calls > 0 then ranked[#ranked + 1] = {bad, calls, s[1]} end
+  end
+  table.sort(ranked, function(a, b)
+    if a[1] ~= b[1] then return a[1] > b[1] end
+    if a[2] ~= b[2] then return a[2] < b[2] end
+    return a[3] < b[3]
+  end)
+  return ranked
+end
+
+local function rate_trips(is_slow, bp)
+  if bp == 0 then return false end
+  local bad, calls = sum_f, sum_c
+  if is_slow then bad, calls = sum_s + c.gau, sum_c + c.gau end
+  if calls < minimum() or not holds(bad, calls, bp) then return false end
+  if R.m == 1 and not is_slow then return true end
+  local list, gauge = shares(), 0
+  for _, s in ipairs(list) do gauge = gauge + s[5] end
+  if is_slow then bad, calls = sum_s + gauge, sum_c + gauge end
+  if calls < minimum() or not holds(bad, calls, bp) then return false end
+  local ranked = worst_first(list, is_slow)
+  local agreeing = max(1, min(R.m, #ranked))
+  for i = 1, agreeing - 1 do bad, calls = bad - ranked[i][1], calls - ranked[i][2] end
+  return agreeing == 1 or holds(bad, calls, bp)
+end
+
+local function run_trips()
+  if R.cf == 0 or c.run < R.cf then return false end
+  if #c.runby >= R.m then return true end
+  local callers = 0
+  for _, s in ipairs(shares()) do if s[2] > 0 then callers = callers + 1 end end
+  return #c.runby >= max(1, min(R.m, callers))
+end
+
+local function quoted_causes(count)
+  local counts, ranked = {}, {}
+  for i = max(1, #c.rc - count + 1), #c.rc do
+    local index = string.byte(c.rc, i) - 64
+    counts[index] = (counts[index] or 0) + 1
+  end
+  for index = 1, #c.cz do if counts[index] then ranked[#ranked + 1] = index end end
+  table.sort(ranked, function(a, b) if counts[a] ~= counts[b] then return counts[a] > counts[b] end return a < b end)
+  local out = {}
+  for i = 1, min(5, #ranked) do out[i] = '["' .. c.cz[ranked[i]] .. '",' .. counts[ranked[i]] .. ']' end
+  return '[' .. table.concat(out, ',') .. ']'
+end
+
+local function evidence(reason)
+  local list, gauge = shares(), 0
+  for _, s in ipairs(list) do
+    gauge = gauge + s[5]
+    s[6] = reason == SLOW and s[4] + s[5] or s[3]
+  end
+  table.sort(list, function(a, b)
+    if a[6] ~= b[6] then return a[6] > b[6] end
+    if a[2] ~= b[2] then return a[2] < b[2] end
+    return a[1] < b[1]
+  end)
+  local top = {}
+  for i = 1, min(3, #list) do top[i] = '["' .. list[i][1] .. '",' .. list[i][2] .. ',' .. list[i][6] .. ']' end
+  return '{"calls":' .. sum_c .. ',"failures":' .. sum_f .. ',"slow":' .. sum_s .. ',"runningSlow":' .. gauge .. ',"run":'
+    .. c.run .. ',"causes":' .. quoted_causes(max(sum_f, c.run)) .. ',"top":[' .. table.concat(top, ',') .. ']}'
+end
+
+local function probe_evidence()
+  return '{"finished":' .. c.fin .. ',"failed":' .. c.bad .. ',"slow":' .. c.slo .. ',"causes":' .. quoted_causes(c.bad) .. '}'
+end
+
+local function trip(reason)
+  local why = evidence(reason)
+  c.trip = why
+  if R.mode == OBSERVE then c.sht, c.shl = c.sht + 1, c.clk end
+  open(reason, why)
+end
+
+local function judge()
+  if c.st ~= CLOSED or c.mode == DISABLED then return end
+  if run_trips() then trip(RUN)
+  elseif rate_trips(false, R.fr) then trip(FAILING)
+  elseif rate_trips(true, R.sr) then trip(SLOW) end
+end
+
+local function is_isolated(r) return r[5] == c.gen + 1 and c.clk - r[2] < GAUGE_SILENCE end
+
+local function mostly_isolated()
+  if R.m < 2 then return false end
+  local active, isolated = 0, 0
+  local function look(r)
+    local rejected = r[7] == c.wid and r[6] > 0 and c.clk - r[6] < silence()
+    local alone = is_isolated(r)
+    if alone or rejected or share(r) > 0 then
+      active = active + 1
+      if alone then isolated = isolated + 1 end
+    end
+  end
+  for _, o in ipairs(read_others()) do look(o[2]) end
+  look(mine)
+  return isolated * 2 > active
+end
+
+local function probes_fail(of)
+  local bad
+  if R.fr == 0 then bad = c.bad > 0 else bad = c.bad > 0 and c.bad * 10000 >= R.fr * of end
+  return bad or (R.sr > 0 and c.slo > 0 and c.slo * 10000 >= R.sr * of)
+end
+
+-- Memory: {generation, state, remaining, round, streak, last open, lease remaining}.
+local function remembered(m)
+  if m[2] == OPEN or m[2] == FOPEN then return OPEN end
+  if m[2] == HALF then return HALF end
+  return CLOSED
+end
+
+local function remembered_ms(m)
+  if m[2] == OPEN then return min(m[3], 172800000) end
+  if m[2] == HALF then return min(m[7], 3600000) end
+  return 0
+end
+
+local function forced_state() return forced == 1 and FOPEN or FCLOSED end
+
+local function seed(m, may_seed)
+  if m and m[1] <= void then m = nil end
+  if forced >= 0 then
+    c.gen = m and m[1] or 0
+    enter(-1, forced_state(), FORCED, minted(), '{}')
+  elseif m then
+    c.strk, c.lo = m[5], min(m[6], 172800000)
+    if remembered(m) == CLOSED or R.mode == DISABLED then
+      enter(-1, CLOSED, RESEEDED, m[1] + 1, '{}')
+    else
+      c.till, c.rnd = c.clk + remembered_ms(m), max(1, m[4])
+      enter(-1, OPEN, RESEEDED, m[1] + 1, '{}')
+    end
+  elseif may_seed then
+    enter(-1, CLOSED, SEEDED, 0, '{}')
+  else
+    return false
+  end
+  return true
+end
+
+local OPENNESS = {[0] = 0, 2, 1, 2, 0}
+
+local function reseed(m)
+  local theirs = remembered(m)
+  local newer = m[1] > c.gen
+  local more_open = m[1] == c.gen and OPENNESS[theirs] > OPENNESS[c.st]
+  if m[1] == 0 or m[1] <= void or not (newer or more_open) then return end
+  local generation = max(m[1], c.gen) + 1
+  if c.st == HALF or (c.st == CLOSED and theirs ~= CLOSED and R.mode ~= DISABLED) then
+    local theirs_ms = theirs == CLOSED and 0 or remembered_ms(m)
+    c.till = c.clk + max(lease_remaining(), theirs_ms)
+    c.rnd, c.strk, c.lo = max(c.rnd, m[4], 1), max(c.strk, m[5]), max(c.lo, min(m[6], 172800000))
+    enter(c.st, OPEN, RESEEDED, generation, '{}')
+  else
+    enter(c.st, c.st, RESEEDED, generation, '{}')
+  end
+end
+
+local function adopt()
+  if revision < c.rev then return end
+  c.rev = revision
+  if c.mode ~= R.mode then
+    c.mode, c.strk = R.mode, 0
+    change(CLOSED, MODED)
+  end
+  if forced >= 0 then
+    if c.st ~= forced_state() then change(forced_state(), FORCED) end
+  elseif c.st == FOPEN then
+    c.rnd, c.till = max(c.rnd, 1), c.clk
+    change(OPEN, LAPSED)
+  elseif c.st == FCLOSED then
+    change(CLOSED, LAPSED)
+  end
+  if c.wt ~= R.wt or c.wl ~= R.wl then
+    c.wt, c.wl = R.wt, R.wl
+    clear_window()
+  end
+end
+
+local function close() change(CLOSED, PASSED, probe_evidence()) end
+
+local function advance()
+  if c.wt == 0 then
+    c.w = expire(c.w)
+  end
+  recount()
+  if c.run > 0 and c.clk - c.runat >= silence() then c.run, c.runby = 0, {} end
+  if c.st == OPEN and c.mode == OBSERVE and c.clk >= c.till then change(HALF, WAITED) end
+  if c.st == HALF then
+    local live = {}
+    for i = 1, #c.ls, 3 do
+      if c.ls[i + 2] > c.clk then
+        local n = #live
+        live[n + 1], live[n + 2], live[n + 3] = c.ls[i], c.ls[i + 1], c.ls[i + 2]
+      end
+    end
+    c.ls = live
+    if c.ga > 0 and c.clk - c.ga >= R.half then
+      if c.fin == 0 then change(HALF, LOST)
+      elseif probes_fail(c.fin) then open(TIMEDOUT, probe_evidence())
+      else close() end
+    end
+  end
+end
+
+local function settle()
+  recount()
+  adopt()
+  advance()
+end
+
+local function note_failure(cause)
+  c.lf = c.clk
+  local position
+  for i, name in ipairs(c.cz) do if name == cause then position = i break end end
+  if not position then
+    local name = #c.cz < 15 and cause or 'other'
+    for i, known in ipairs(c.cz) do if known == name then position = i break end end
+    if not position then
+      c.cz[#c.cz + 1] = name
+      position = #c.cz
+    end
+  end
+  c.rc = string.sub(c.rc .. string.char(64 + position), -256)
+end
+
+local function probe(kind, cause)
+  if kind == 4 then return end
+  c.fin, c.bad, c.slo = c.fin + 1, c.bad + failing(kind), c.slo + slow(kind)
+  if failing(kind) == 1 then note_failure(cause) end
+  if probes_fail(c.per) then open(FAILED, probe_evidence())
+  elseif c.fin >= c.per then close() end
+end
+
+local function add_to(w, kind)
+  local bucket, n = floor(10 * c.clk / c.wl), #w
+  if n == 0 or w[n - 3] ~= bucket then
+    w[n + 1], w[n + 2], w[n + 3], w[n + 4] = bucket, 0, 0, 0
+    n = n + 4
+  end
+  w[n - 2], w[n - 1], w[n] = w[n - 2] + 1, w[n - 1] + failing(kind), w[n] + slow(kind)
+end
+
+local function outcome(kind, cause)
+  if c.wt == 0 then
+    add_to(c.w, kind)
+    add_to(mine[8], kind)
+  else
+    local slot, i = string.char(65 + kind), mine[1]
+    for _ = 1, 4 do slot, i = slot .. string.char(i % 128), floor(i / 128) end
+    c.sl = c.sl .. slot
+    if #c.sl > 5 * c.wl then
+      local gone = string.byte(c.sl, 1) - 65
+      sum_c, sum_f, sum_s = sum_c - 1, sum_f - failing(gone), sum_s - slow(gone)
+      c.sl = string.sub(c.sl, 6)
+    end
+  end
+  sum_c, sum_f, sum_s = sum_c + 1, sum_f + failing(kind), sum_s + slow(kind)
+  c.runat = c.clk
+  if failing(kind) == 1 then
+    note_failure(cause)
+    c.run = c.run + 1
+    local known = #c.runby >= R.m
+    for _, name in ipairs(c.runby) do known = known or name == me end
+    if not known then c.runby[#c.runby + 1] = me end
+  elseif c.run > 0 then
+    c.run, c.runby = 0, {}
+  end
+  judge()
+end
+
+local function batch(generation, outcomes, probes, causes)
+  local applied, late = 0, 0
+  for lease, kind, index in string.gmatch(probes, '(%d+):(%d)(.)') do
+    local held
+    for i = 1, #c.ls, 3 do
+      if c.ls[i] == tonumber(lease) and c.ls[i + 1] == me then held = i break end
+    end
+    if held and c.st == HALF and c.gen == generation then
+      for _ = 1, 3 do table.remove(c.ls, held) end
+      applied = applied + 1
+      probe(tonumber(kind), causes[string.byte(index) - 64] or 'failure')
+    else
+      late = late + 1
+    end
+  end
+  for i = 1, min(#outcomes, 1024), 2 do
+    local kind = string.byte(outcomes, i) - 48
+    if c.gen ~= generation or kind == 4 then
+      if kind ~= 4 then late = late + 1 end
+    else
+      local cause = causes[string.byte(outcomes, i + 1) - 64] or 'failure'
+      if (c.st == CLOSED or c.st == FCLOSED) and c.mode ~= DISABLED then
+        applied = applied + 1
+        outcome(kind, cause)
+      elseif c.st == HALF and c.mode == OBSERVE then
+        applied = applied + 1
+        if c.ga == 0 then c.ga = c.clk end
+        probe(kind, cause)
+      else
+        late = late + 1
+      end
+    end
+  end
+  return applied, late
+end
+
+local function acquire(want)
+  if c.mode ~= ENFORCE then return 0, 0, 0 end
+  if c.st == OPEN and c.clk >= c.till then change(HALF, WAITED) end
+  if c.st == CLOSED or c.st == FCLOSED then return 0, 0, 0 end
+  if c.st == FOPEN then return 0, 0, MAX_RETRY end
+  if c.st == OPEN then return 0, 0, min(MAX_RETRY, c.till - c.clk) end
+  local count = min(want, max(0, c.per - #c.ls / 3 - c.fin))
+  if count == 0 then
+    local next_end = MAX_RETRY
+    for i = 3, #c.ls, 3 do next_end = min(next_end, c.ls[i] - c.clk) end
+    return 0, 0, max(1, next_end)
+  end
+  local first = c.nl
+  if c.ga == 0 then c.ga = c.clk end
+  local deadline = c.clk + min(R.tmo == 0 and 10000 or R.tmo + 1000, R.half)
+  for id = first, first + count - 1 do
+    local n = #c.ls
+    c.ls[n + 1], c.ls[n + 2], c.ls[n + 3] = id, me, deadline
+  end
+  c.nl = first + count
+  return first, count, 0
+end
+
+local function sweep()
+  c.swp = c.clk
+  local gone, known, gauge = {}, 1, mine[4] == c.gen and mine[3] or 0
+  local kept = {}
+  for _, o in ipairs(read_others()) do
+    local r = o[2]
+    if c.clk - r[2] < FORGET or share(r) > 0 then
+      kept[#kept + 1], known = o, known + 1
+      if r[4] == c.gen and c.clk - r[2] < GAUGE_SILENCE then gauge = gauge + r[3] end
+    else
+      gone[#gone + 1] = 'i:' .. o[1]
+    end
+  end
+  others, c.kno, c.gau = kept, known, gauge
+  local all = call('HKEYS', kdata)
+  for _, field in ipairs(all) do
+    if string.sub(field, 1, 2) == 'b:' and field ~= 'b:' .. ARGV[7] then
+      if c.clk - unpack_(call('HGET', kdata, field))[1] >= FORGET then gone[#gone + 1] = field end
+    end
+  end
+  for i = 1, #gone, 1000 do call('HDEL', kdata, unpack(gone, i, min(i + 999, #gone))) end
+end
+
+local function room_to_rate(bad, calls, bp)
+  local missing = max(0, bp * calls - bad * 10000)
+  if missing == 0 then return 0 end
+  if bp == 10000 then return nil end
+  return math.ceil(missing / (10000 - bp))
+end
+
+local function held_back_room(is_slow, bp)
+  if R.wt == 1 then return 0 end
+  local ranked = worst_first(shares(), is_slow)
+  local agreeing = max(1, min(R.m, #ranked))
+  for i = 1, agreeing - 1 do if ranked[i][3] == me then return nil end end
+  if agreeing == 1 then return 0 end
+  local own, bad, calls = 0, 0, 0
+  for i, r in ipairs(ranked) do
+    if r[3] == me then own = r[1] end
+    if i >= agreeing then bad, calls = bad + r[1], calls + r[2] end
+  end
+  local room = max(0, max(0, ranked[agreeing - 1][1] - own) - 1)
+  local to_rate = room_to_rate(bad, calls, bp)
+  return to_rate and min(room, max(0, to_rate - 1)) or room
+end
+
+local function rate_room(is_slow, bp)
+  local bad, calls = sum_f, sum_c
+  if is_slow then bad, calls = sum_s + c.gau, sum_c + c.gau end
+  if calls >= minimum() and holds(bad, calls, bp) then return held_back_room(is_slow, bp) end
+  local to_rate = room_to_rate(bad, calls, bp)
+  if R.wt == 1 then
+    local full = max(0, math.ceil(bp * R.wl / 10000) - bad)
+    to_rate = to_rate and min(to_rate, full) or full
+  end
+  return to_rate and max(0, max(to_rate, minimum() - calls) - 1)
+end
+
+local function run_room()
+  if c.run < R.cf then return R.cf - c.run - 1 end
+  for _, name in ipairs(c.runby) do if name == me then return nil end end
+  return 0
+end
+
+local function headroom()
+  if c.st ~= CLOSED or c.mode ~= ENFORCE then return -1, 0 end
+  local least
+  local function limit(room) if room and (not least or room < least) then least = room end end
+  if R.cf > 0 then limit(run_room()) end
+  if R.fr > 0 then limit(rate_room(false, R.fr)) end
+  if R.sr > 0 then limit(rate_room(true, R.sr)) end
+  local valid = silence()
+  if R.wt == 0 then
+    valid = max(1, floor((floor(10 * c.clk / R.wl) + 1) * R.wl / 10) - c.clk)
+  end
+  return least or -1, valid
+end
+
+-- Writes the companions, the events and the announcements. `all`: also the companions that have not changed.
+local function finish(all, before)
+  local ttl = 0
+  if c.st == CLOSED then ttl = 2 * silence() + R.ramp + c.lo + 3600000 end
+  local function put(key, value)
+    if ttl > 0 then call('SET', key, value, 'PX', int(ttl)) else call('SET', key, value) end
+  end
+  all = all or stepped or #events > 0
+  if all then
+    put(KEYS[1], NAMES[c.st])
+    if ttl > 0 then call('PEXPIRE', kdata, int(ttl)) else call('PERSIST', kdata) end
+  end
+  if all or c.mf ~= before then put(KEYS[2], int(c.mf)) end
+  if c.lf > 0 and (all or c.lf == c.clk) then
+    local at = visible(c.lf)
+    put(KEYS[3], string.format('%.0f.%02d', floor(at / 1000), floor(at % 1000 / 10)))
+  end
+  for _, e in ipairs(events) do
+    call('XADD', KEYS[6], 'MAXLEN', '100', '*', 'generation', int(e[1]), 'from', int(e[2]), 'to', int(e[3]), 'reason',
+      int(e[4]), 'at', int(e[5]), 'instance', me, 'snapshot', e[6])
+  end
+  if #events > 0 then call('PEXPIRE', KEYS[6], '604800000') end
+  for _, v in ipairs(views) do call(ARGV[5], ARGV[4], 'T ' .. ARGV[3] .. ' ' .. table.concat(v, ' ')) end
+end
+
+-- Stores the state; returns the failures last written to key 2.
+local function save(...)
+  local before = c.mf
+  c.mf = failures()
+  call('HSET', kdata, 'core', pack(c), ...)
+  return before
+end
+
+local function new_core()
+  return {v = LAYOUT, seq = 0, gen = 0, st = CLOSED, why = SEEDED, since = now, till = 0, lo = 0, rnd = 0, strk = 0,
+    clk = now, off = 0, trs = 0, prev = -1, mode = R.mode, ramp = 0, wt = R.wt, wl = R.wl, wid = 0, rev = revision,
+    w = {}, sl = '', run = 0, runat = 0, runby = {}, gau = 0, frz = 0, lf = 0, ga = 0, per = 0, fin = 0, bad = 0, slo = 0,
+    nl = 1, ls = {}, cz = {}, rc = '', sht = 0, shl = 0, shr = 0, sec = 0, cur = 0, bef = 0, swp = now, kno = 0, nix = 1,
+    trip = '', mf = -1}
+end
+
+-- Returns false when there is nothing stored, nil when its layout is newer than this script.
+local function load_core()
+  local packed = call('HGET', kdata, 'core')
+  if not packed then return false end
+  c = unpack_(packed)
+  if c.v > LAYOUT then return nil end
+  if revision < c.rev then R.mode, R.wt, R.wl = c.mode, c.wt, c.wl end
+  tick()
+  recount()
+  return true
+end
+
+local function load_config()
+  local packed = call('HGET', KEYS[4], 'p')
+  if packed then
+    p = unpack_(packed)
+    void = p[3]
+  end
+end
+
+local function use_stored()
+  revision, stored_revision = p[1], p[1]
+  take_rules(p, 6)
+end
+
+local function exchange()
+  load_config()
+  local carried = ARGV[9] ~= '' and numbers(ARGV[9]) or nil
+  if p and p[2] == 0 then
+    use_stored()
+  elseif not p and carried then
+    revision = carried[1]
+    take_rules(carried, 4)
+  else
+    return {2, void}
+  end
+  local memory = ARGV[8] ~= '' and numbers(ARGV[8]) or nil
+  local found = load_core()
+  if found == nil then return {3, void} end
+  local mine_packed = found and call('HGET', kdata, 'i:' .. me)
+  mine = mine_packed and unpack_(mine_packed) or nil
+  if found then
+    if not mine and c.kno >= 2000 then return {4, void} end
+    if memory then reseed(memory) end
+  else
+    c = new_core()
+    others = {}
+    if not seed(memory, ARGV[10] == '1') then return {1, void} end
+  end
+  settle()
+  c.seq = c.seq + 1
+  local second = floor(c.clk / 1000)
+  if second ~= c.sec then
+    c.bef, c.sec, c.cur = second == c.sec + 1 and c.cur or 0, second, 0
+  end
+  c.cur = c.cur + 1
+  if not mine then
+    mine = {c.nix, 0, 0, 0, 0, 0, c.wid, {}}
+    c.kno, c.nix = c.kno + 1, c.nix + 1
+  end
+  mine[2] = c.clk
+  if mine[7] ~= c.wid then mine[6], mine[7], mine[8] = 0, c.wid, {} end
+  if c.wt == 0 then mine[8] = expire(mine[8]) end
+  local marker_field = 'b:' .. ARGV[7]
+  local marker_packed = found and call('HGET', kdata, marker_field)
+  local marker = marker_packed and unpack_(marker_packed) or {0, 0, 0, 0, 0, 0}
+  marker[1] = c.clk
+  local applied, late = 0, 0
+  local number = tonumber(ARGV[11])
+  if number > marker[2] then
+    marker[2] = number
+    local rejected = tonumber(ARGV[16])
+    if rejected > 0 then
+      mine[6] = c.clk
+      if c.mode == OBSERVE then c.shr = c.shr + rejected end
+    end
+    local causes = {}
+    for name in string.gmatch(ARGV[15], '%S+') do causes[#causes + 1] = name end
+    applied, late = batch(tonumber(ARGV[12]), ARGV[13], ARGV[14], causes)
+  end
+  local gauge = tonumber(ARGV[17])
+  local before = mine[4] == c.gen and mine[3] or 0
+  local counts = c.st == CLOSED and c.mode ~= DISABLED and tonumber(ARGV[18]) == c.gen
+  mine[3], mine[4] = counts and gauge or 0, c.gen
+  c.gau = max(0, c.gau - before) + mine[3]
+  if gauge > 0 then judge() end
+  local first, count, retry = 0, 0, 0
+  local token = tonumber(ARGV[20])
+  if token > 0 then
+    if marker[3] == token and marker[4] == c.gen and marker[6] > 0 then
+      first, count = marker[5], marker[6]
+    else
+      first, count, retry = acquire(tonumber(ARGV[21]))
+      marker[3], marker[4], marker[5], marker[6] = token, c.gen, first, count
+    end
+  end
+  local mark = (ARGV[19] == '1' and memory and memory[1] == c.gen) and c.gen + 1 or 0
+  local news = mark > 0 and mine[5] ~= mark
+  mine[5] = mark
+  local swept = news or c.clk - c.swp >= max(1000, 10 * c.kno)
+  if swept then
+    sweep()
+    if c.st == CLOSED and c.mode == ENFORCE and mostly_isolated() then trip(ISOLATED) end
+  end
+  local room, valid = headroom()
+  local caused = {}
+  for i, e in ipairs(events) do caused[i] = e[2] .. ' ' .. e[3] .. ' ' .. e[4] end
+  finish(swept or number == 0, save('i:' .. me, pack(mine), marker_field, pack(marker)))
+  local reply = view()
+  table.insert(reply, 1, void)
+  table.insert(reply, 1, 0)
+  local n = #reply
+  reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4], reply[n + 5] = sum_c, sum_f, sum_s, room, valid
+  reply[n + 6] = c.bef > 100 and c.kno * 2 or 0
+  reply[n + 7], reply[n + 8], reply[n + 9], reply[n + 10], reply[n + 11] = first, count, retry, applied, late
+  reply[n + 12] = table.concat(caused, ';')
+  if p and (carried and carried[1] or 0) ~= p[1] then
+    reply[n + 13], reply[n + 14] = pack(p), call('HGET', KEYS[4], 'spec') or ''
+  end
+  return reply
+end
+
+-- The operator's writes answer {0 changed, 1 unchanged, 2 owned elsewhere, 3 superseded; a number; the owner}.
+local function refusal()
+  if not p then return nil end
+  local h = call('HMGET', KEYS[4], 'owner', 'created', 'transitions', 'seen_at')
+  local created, transitions = tonumber(h[2] or 0), tonumber(h[3] or 0)
+  if h[1] == ARGV[7] then
+    local mine_created, mine_transitions = tonumber(ARGV[8]), tonumber(ARGV[9])
+    if mine_created < created or (mine_created == created and mine_transitions < transitions) then return {3, 0, ''} end
+  elseif p[2] == 0 and now - tonumber(h[4] or 0) < 600000 then
+    return {2, 0, h[1] or ''}
+  end
+  return nil
+end
+
+local function announce_revision() call(ARGV[5], ARGV[4], 'R ' .. ARGV[3]) end
+
+local function sign()
+  call('HSET', KEYS[4], 'owner', ARGV[7], 'created', ARGV[8], 'transitions', ARGV[9], 'seen_at', int(now))
+end
+
+local function settle_stored(then_do)
+  use_stored()
+  if load_core() then
+    c.seq = c.seq + 1
+    settle()
+    if then_do then then_do() end
+    finish(false, save())
+  end
+end
+
+local function configure()
+  load_config()
+  local refused = refusal()
+  if refused then return refused end
+  local wanted = numbers(ARGV[10])
+  local override = ARGV[11] == '' and {-1, 0} or numbers(ARGV[11])
+  local before = (p and p[2] == 0) and p[1] or 0
+  local function packed(rev) return pack({rev, 0, void, override[1], override[2], unpack(wanted)}) end
+  local unchanged = before > 0 and packed(before) == call('HGET', KEYS[4], 'p')
+    and call('HGET', KEYS[4], 'spec') == ARGV[12]
+  local rev = unchanged and before or max(before + 1, now, void + 1)
+  if not unchanged then
+    call('PERSIST', KEYS[4])
+    call('HSET', KEYS[4], 'p', packed(rev), 'revision', int(rev), 'spec', ARGV[12])
+  end
+  sign()
+  load_config()
+  settle_stored()
+  if not unchanged then announce_revision() end
+  return {unchanged and 1 or 0, rev, ''}
+end
+
+local function tombstone()
+  load_config()
+  local refused = refusal()
+  if refused then return refused end
+  if p and p[2] == 1 then return {1, void, ''} end
+  local packed = call('HGET', kdata, 'core')
+  local generation = packed and unpack_(packed).gen or 0
+  local ground = max(void, p and p[1] or 0, generation)
+  for _, key in ipairs(KEYS) do call('DEL', key) end
+  call('HSET', KEYS[4], 'p', pack({0, 1, ground, -1, 0}))
+  sign()
+  call('PEXPIRE', KEYS[4], '86400000')
+  announce_revision()
+  return {0, ground, ''}
+end
+
+local function reset()
+  load_config()
+  local refused = refusal()
+  if refused then return refused end
+  if not p or p[2] == 1 then return {1, 0, ''} end
+  if call('HGET', KEYS[4], 'reset') == ARGV[10] then return {1, p[1], ''} end
+  call('HSET', KEYS[4], 'reset', ARGV[10])
+  sign()
+  settle_stored(function()
+    if c.st == CLOSED or c.st == OPEN or c.st == HALF then
+      c.strk = 0
+      change(CLOSED, RESET)
+    end
+  end)
+  announce_revision()
+  return {0, p[1], ''}
+end
+
+local function beat()
+  local key = KEYS[7]
+  call('HSET', key, me, ARGV[7] .. ' ' .. int(now))
+  call('PEXPIRE', key, '120000')
+  if call('HLEN', key) > 2000 then
+    local all = call('HGETALL', key)
+    for i = 1, #all, 2 do
+      local seen = tonumber(string.match(all[i + 1], '(%d+)$') or 0)
+      if now - seen >= FORGET then call('HDEL', key, all[i]) end
+    end
+  end
+  return {0}
+end
+
+if ARGV[1] == 'exchange' then return exchange()
+elseif ARGV[1] == 'configure' then return configure()
+elseif ARGV[1] == 'tombstone' then return tombstone()
+elseif ARGV[1] == 'reset' then return reset()
+elseif ARGV[1] == 'beat' then return beat() end
+return redis.error_reply('ERR tiebar: unknown operation')

@@ -1,0 +1,536 @@
+//! Drives the model and the script side by side and says where they part.
+//!
+//! Steps come from a seed, so a difference is reproduced by its seed. Clients behave like real ones most of the time
+//! (they remember what they were told, retry, hold leases) and like broken ones some of the time.
+
+use fastrand::Rng;
+use redis::AsyncCommands as _;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tiebar::id::ServiceId;
+use tiebar::machine::{self, Row};
+use tiebar::policy::{Config, Mode, Override, Policy, Window};
+use tiebar::redis::{RedisSettings, RedisStore, SUFFIXES, codec};
+use tiebar::state::Kind;
+use tiebar::store::{
+    Acquire, Batch, Exchange, Leader, Memory, Outcome, ProbeResult, Programme, Reply, Status, Store as _,
+};
+
+/// The start of time in tests: an instant with digits of every kind.
+pub const EPOCH: u64 = 1_764_000_000_123;
+
+/// What a simulated instance knows.
+#[derive(Clone, Default)]
+pub struct Client {
+    pub name: String,
+    pub boot: String,
+    pub memory: Option<(Memory, u64)>,
+    pub carried: Option<Config>,
+    pub batch: u64,
+    pub token: u64,
+    pub leases: Vec<(u64, u64)>,
+    pub last: Option<Exchange>,
+}
+
+impl Client {
+    /// Learns from a reply at `now`.
+    pub fn learn(&mut self, reply: &Reply, now: u64) {
+        if let Some(programmed) = &reply.config {
+            self.carried = Some(programmed.config.clone());
+        }
+        if let Some(view) = &reply.view {
+            self.memory = Some((view.memory(), now));
+            let (first, count) = reply.granted;
+            self.leases
+                .extend((first..first + count).map(|id| (view.generation, id)));
+        }
+        if self
+            .memory
+            .as_ref()
+            .is_some_and(|(memory, _)| memory.generation <= reply.floor)
+            && reply.floor > 0
+        {
+            self.memory = None;
+        }
+    }
+
+    /// Its memory with the remaining times as of `now`.
+    pub fn remembers(&self, now: u64) -> Option<Memory> {
+        self.memory.as_ref().map(|(memory, at)| {
+            let passed = now.saturating_sub(*at);
+            Memory {
+                remaining_ms: memory.remaining_ms.saturating_sub(passed),
+                lease_remaining_ms: memory.lease_remaining_ms.saturating_sub(passed),
+                ..memory.clone()
+            }
+        })
+    }
+}
+
+pub fn random_policy(rng: &mut Rng) -> Policy {
+    let rate = |rng: &mut Rng| if rng.bool() { rng.u64(1..=100) * 100 } else { 0 };
+    let mut policy = Policy {
+        mode: *rng
+            .choice(&[
+                Mode::Enforce,
+                Mode::Enforce,
+                Mode::Enforce,
+                Mode::Observe,
+                Mode::Disabled,
+            ])
+            .unwrap(),
+        consecutive_failures: if rng.bool() { rng.u64(1..8) } else { 0 },
+        failure_rate_bp: rate(rng),
+        slow_rate_bp: rate(rng),
+        slow_call_ms: 100,
+        minimum_calls: rng.u64(1..12),
+        minimum_instances: rng.u64(1..4),
+        window: if rng.bool() {
+            Window::Time(rng.u64(1_000..30_000))
+        } else {
+            Window::Count(rng.u64(2..12))
+        },
+        open_ms: rng.u64(100..2_000),
+        open_max_ms: 0,
+        jitter_percent: if rng.bool() { rng.u64(0..=100) } else { 0 },
+        permitted_calls: rng.u64(1..5),
+        half_open_ms: rng.u64(1_000..4_000),
+        ramp_ms: if rng.bool() { rng.u64(0..3_000) } else { 0 },
+        call_timeout_ms: if rng.bool() { rng.u64(10..1_500) } else { 0 },
+        ..Policy::default()
+    };
+    if rng.bool() {
+        policy.open_max_ms = policy.open_ms + rng.u64(0..5_000);
+    }
+    if policy.consecutive_failures + policy.failure_rate_bp + policy.slow_rate_bp == 0 {
+        policy.failure_rate_bp = 5_000;
+    }
+    policy
+}
+
+/// Model and script, one service.
+pub struct Twin {
+    pub row: Row,
+    pub id: ServiceId,
+    store: RedisStore,
+    raw: redis::aio::MultiplexedConnection,
+    time: Arc<AtomicU64>,
+    saved: Option<(Row, Vec<(String, Vec<u8>)>)>,
+    leader: Leader,
+}
+
+impl Twin {
+    /// A fresh pair under a prefix of its own.
+    pub async fn new(server: &super::RedisServer, prefix: &str, script: &str) -> Self {
+        let time = Arc::new(AtomicU64::new(EPOCH));
+        let clock = Arc::clone(&time);
+        let settings = RedisSettings {
+            prefix: prefix.to_owned(),
+            timeout: std::time::Duration::from_secs(10),
+            ..RedisSettings::new(&server.url())
+        };
+        let read = Arc::new(move || clock.load(Ordering::Relaxed));
+        let client = redis::Client::open(format!("unix://{}", server.socket())).unwrap();
+        Self {
+            row: Row::default(),
+            id: ServiceId::parse("shop/inventory").unwrap(),
+            store: RedisStore::with_script(settings, script, Some(read)).unwrap(),
+            raw: client.get_multiplexed_async_connection().await.unwrap(),
+            time,
+            saved: None,
+            leader: Leader {
+                owner: "cluster-a".to_owned(),
+                created: 5,
+                transitions: 1,
+            },
+        }
+    }
+
+    pub fn now(&self) -> u64 {
+        self.time.load(Ordering::Relaxed)
+    }
+
+    pub fn set_now(&self, now: u64) {
+        self.time.store(now, Ordering::Relaxed);
+    }
+
+    fn key(&self, suffix: &str) -> String {
+        self.store.keys().of(&self.id, suffix)
+    }
+
+    /// Both decide; their replies must be equal.
+    pub async fn exchange(&mut self, request: &Exchange) -> Result<Reply, String> {
+        let now = self.now();
+        let (expected, _) = machine::exchange(&mut self.row, &self.id, request, now);
+        let reply = self
+            .store
+            .exchange(&self.id, request)
+            .await
+            .map_err(|error| error.to_string())?;
+        if reply != expected {
+            return Err(format!(
+                "replies differ\n model {expected:?}\nscript {reply:?}\nto {request:?}"
+            ));
+        }
+        self.compare().await?;
+        Ok(reply)
+    }
+
+    pub async fn configure(&mut self, programme: &Programme) -> Result<(), String> {
+        let now = self.now();
+        let (expected, _) = machine::configure(&mut self.row, &self.id, programme, now);
+        let written = self
+            .store
+            .configure(&self.id, programme)
+            .await
+            .map_err(|error| error.to_string())?;
+        if written != expected {
+            return Err(format!("configure: model {expected:?}, script {written:?}"));
+        }
+        self.compare().await
+    }
+
+    pub async fn tombstone(&mut self, leader: &Leader) -> Result<(), String> {
+        let now = self.now();
+        let expected = machine::tombstone(&mut self.row, leader, now);
+        let written = self
+            .store
+            .tombstone(&self.id, leader)
+            .await
+            .map_err(|error| error.to_string())?;
+        if written != expected {
+            return Err(format!("tombstone: model {expected:?}, script {written:?}"));
+        }
+        self.compare().await
+    }
+
+    pub async fn reset(&mut self, leader: &Leader, request: &str) -> Result<(), String> {
+        let now = self.now();
+        let (expected, _) = machine::reset(&mut self.row, &self.id, leader, request, now);
+        let written = self
+            .store
+            .reset(&self.id, leader, request)
+            .await
+            .map_err(|error| error.to_string())?;
+        if written != expected {
+            return Err(format!("reset: model {expected:?}, script {written:?}"));
+        }
+        self.compare().await
+    }
+
+    /// Loses keys on both sides.
+    pub async fn lose(&mut self, data_only: bool) {
+        for suffix in SUFFIXES {
+            if !data_only || suffix != "config" {
+                let _: () = self.raw.del(self.key(suffix)).await.unwrap();
+            }
+        }
+        self.row.data = None;
+        self.row.events.clear();
+        if !data_only {
+            self.row.config = None;
+        }
+    }
+
+    pub async fn save(&mut self) {
+        let mut dumps = Vec::new();
+        for suffix in SUFFIXES {
+            let dump: Option<Vec<u8>> = redis::cmd("DUMP")
+                .arg(self.key(suffix))
+                .query_async(&mut self.raw)
+                .await
+                .unwrap();
+            dumps.extend(dump.map(|dump| (self.key(suffix), dump)));
+        }
+        self.saved = Some((self.row.clone(), dumps));
+    }
+
+    /// Goes back to what was saved, as a failover to a lagging replica does.
+    pub async fn roll_back(&mut self) {
+        let Some((row, dumps)) = self.saved.clone() else { return };
+        for suffix in SUFFIXES {
+            let _: () = self.raw.del(self.key(suffix)).await.unwrap();
+        }
+        for (key, dump) in dumps {
+            let _: () = redis::cmd("RESTORE")
+                .arg(key)
+                .arg(3_600_000)
+                .arg(dump)
+                .query_async(&mut self.raw)
+                .await
+                .unwrap();
+        }
+        self.row = row;
+    }
+
+    /// The stored state of both must be equal, and the companions true.
+    pub async fn compare(&mut self) -> Result<(), String> {
+        let mut pipe = redis::pipe();
+        pipe.hgetall(self.key("data")).hgetall(self.key("config"));
+        pipe.cmd("XRANGE").arg(self.key("events")).arg("-").arg("+");
+        for companion in ["state", "failures", "last_failure"] {
+            pipe.get(self.key(companion));
+        }
+        pipe.cmd("PTTL").arg(self.key("data"));
+        type Hash = HashMap<String, Vec<u8>>;
+        type Entries = Vec<(String, HashMap<String, String>)>;
+        type Answer = (Hash, Hash, Entries, Option<String>, Option<String>, Option<String>, i64);
+        let (data, config, events, state, failures, last_failure, ttl): Answer = pipe
+            .query_async(&mut self.raw)
+            .await
+            .map_err(|error| error.to_string())?;
+        let data = codec::data(&data).map_err(|error| error.to_string())?;
+        if data != self.row.data {
+            return Err(format!("data differs\n model {:?}\nscript {data:?}", self.row.data));
+        }
+        let config = codec::config_row(&config).map_err(|error| error.to_string())?;
+        if config != self.row.config {
+            return Err(format!(
+                "config differs\n model {:?}\nscript {config:?}",
+                self.row.config
+            ));
+        }
+        let events: Vec<_> = events.iter().map(|(_, fields)| codec::event(fields).unwrap()).collect();
+        if events != self.row.events.iter().cloned().collect::<Vec<_>>() {
+            return Err(format!(
+                "events differ\n model {:?}\nscript {events:?}",
+                self.row.events
+            ));
+        }
+        let Some(data) = &self.row.data else { return Ok(()) };
+        let core = &data.core;
+        let companions = (
+            Some(core.state.to_string()),
+            Some(core.failures().to_string()),
+            core.last_failure_text(),
+        );
+        if (state.clone(), failures.clone(), last_failure.clone()) != companions {
+            return Err(format!(
+                "companions: wanted {companions:?}, found {state:?} {failures:?} {last_failure:?}"
+            ));
+        }
+        let closed = core.state == tiebar::state::State::Closed;
+        if !closed && self.saved.is_none() && ttl >= 0 {
+            return Err(format!("a {} state expires in {ttl} ms", core.state));
+        }
+        if closed && ttl < 0 {
+            return Err("a closed state never expires".to_owned());
+        }
+        Ok(())
+    }
+
+    pub fn leader(&self) -> &Leader {
+        &self.leader
+    }
+}
+
+/// A request as a client at this moment might send it.
+fn random_exchange(rng: &mut Rng, client: &mut Client, policy: &Policy, now: u64) -> Exchange {
+    if rng.u8(..) < 20
+        && let Some(last) = &client.last
+    {
+        return last.clone();
+    }
+    let memory = client.remembers(now);
+    let known = memory.as_ref().map_or(0, |memory| memory.generation);
+    let memory = match rng.u8(..) {
+        0..4 => None,
+        4..8 => memory.map(|memory| Memory {
+            generation: memory.generation + rng.u64(0..3),
+            state: rng.u64(0..5),
+            ..memory
+        }),
+        8..12 => Some(Memory {
+            generation: rng.u64(0..10) + if rng.bool() { now } else { 0 },
+            state: rng.u64(0..5),
+            remaining_ms: rng.u64(0..5_000),
+            round: rng.u64(0..3),
+            streak: rng.u64(0..4),
+            last_open_ms: rng.u64(0..5_000),
+            lease_remaining_ms: rng.u64(0..3_000),
+        }),
+        _ => memory,
+    };
+    let stale = rng.u8(..) < 12;
+    let generation = if stale {
+        known.saturating_sub(rng.u64(1..3))
+    } else {
+        known
+    };
+    let bad = rng.u8(..);
+    let batch = (rng.u8(..) < 200).then(|| {
+        client.batch += 1;
+        let mut probes = Vec::new();
+        client.leases.retain(|(of, lease)| {
+            let report = rng.u8(..) < 150;
+            if report && *of == generation {
+                let kind = *rng.choice(Kind::ALL).unwrap();
+                let kind = if bad < 128 && kind != Kind::Ignored {
+                    Kind::Success
+                } else {
+                    kind
+                };
+                probes.push(ProbeResult {
+                    lease: *lease,
+                    kind,
+                    cause: rng.u8(..3),
+                });
+            }
+            !report || *of != generation
+        });
+        if rng.u8(..) < 10 {
+            probes.push(ProbeResult {
+                lease: rng.u64(0..9),
+                kind: Kind::Failure,
+                cause: 0,
+            });
+        }
+        let length = if rng.u8(..) < 4 {
+            rng.usize(100..520)
+        } else {
+            rng.usize(0..9)
+        };
+        let outcomes = (0..length)
+            .map(|_| Outcome {
+                kind: if rng.u8(..) < bad {
+                    Kind::Failure
+                } else {
+                    *rng.choice(Kind::ALL).unwrap()
+                },
+                cause: rng.u8(..4),
+            })
+            .collect();
+        Batch {
+            number: client.batch,
+            generation,
+            outcomes,
+            probes,
+            causes: (0..3).map(|_| format!("c{}", rng.u8(..24))).collect(),
+            rejected: if rng.bool() { rng.u64(0..5) } else { 0 },
+        }
+    });
+    let acquire = rng.bool().then(|| {
+        if rng.u8(..) < 220 {
+            client.token += 1;
+        }
+        Acquire {
+            token: client.token.max(1),
+            want: rng.u64(1..5),
+        }
+    });
+    Exchange {
+        instance: client.name.clone(),
+        boot: client.boot.clone(),
+        memory,
+        carried: if rng.u8(..) < 8 {
+            None
+        } else {
+            client.carried.clone().or_else(|| Some(Config::local(policy.clone())))
+        },
+        seed: rng.u8(..) < 128,
+        batch,
+        gauge: if rng.u8(..) < 80 { rng.u64(0..4) } else { 0 },
+        gauge_generation: known,
+        isolated: rng.u8(..) < 40,
+        acquire,
+    }
+}
+
+/// Runs `steps` random steps; the error names the seed and the step.
+pub async fn run(
+    server: &super::RedisServer,
+    script: &str,
+    seed: u64,
+    steps: usize,
+    prefix: &str,
+) -> Result<(), String> {
+    let mut rng = Rng::with_seed(seed);
+    let mut twin = Twin::new(server, prefix, script).await;
+    let mut clients: Vec<Client> = (0..4)
+        .map(|n| Client {
+            name: format!("i{n}"),
+            boot: format!("boot{n}"),
+            ..Client::default()
+        })
+        .collect();
+    let mut policy = random_policy(&mut rng);
+    let mut resets = 0;
+    for step in 0..steps {
+        let at = |error: String| format!("seed {seed}, step {step}: {error}");
+        let now = twin.now();
+        let span = match rng.u8(..) {
+            0..90 => 0,
+            90..170 => rng.u64(1..60),
+            170..215 => rng.u64(60..700),
+            215..245 => rng.u64(700..4_000),
+            245..252 => rng.u64(4_000..70_000),
+            _ => 0,
+        };
+        twin.set_now(now + span);
+        if rng.u8(..) < 2 {
+            twin.set_now(now - rng.u64(1..3_000));
+        }
+        let now = twin.now();
+        match rng.u16(..1_000) {
+            0..8 => twin.lose(true).await,
+            8..11 => twin.lose(false).await,
+            11..16 => twin.save().await,
+            16..21 => twin.roll_back().await,
+            21..45 => {
+                if rng.bool() {
+                    policy = random_policy(&mut rng);
+                }
+                let forced = (rng.u8(..) < 90).then(|| Override {
+                    open: rng.bool(),
+                    expires_at: if rng.bool() { 0 } else { now + rng.u64(0..3_000) },
+                });
+                let owner = if rng.u8(..) < 230 { "cluster-a" } else { "cluster-b" };
+                let leader = Leader {
+                    owner: owner.to_owned(),
+                    created: 5,
+                    transitions: rng.u64(0..3),
+                };
+                let programme = Programme {
+                    leader,
+                    spec: format!("{{\"v\":{}}}", rng.u8(..3)),
+                    policy: policy.clone(),
+                    forced,
+                };
+                twin.configure(&programme).await.map_err(at)?;
+            }
+            45..49 => twin.tombstone(&twin.leader().clone()).await.map_err(at)?,
+            49..56 => {
+                resets += u32::from(rng.bool());
+                twin.reset(
+                    &Leader {
+                        transitions: 9,
+                        ..twin.leader().clone()
+                    },
+                    &format!("r{resets}"),
+                )
+                .await
+                .map_err(at)?;
+            }
+            56..60 => {
+                let boot = format!("boot{}", rng.u32(..));
+                let index = rng.usize(..clients.len());
+                clients[index] = Client {
+                    name: clients[index].name.clone(),
+                    boot,
+                    ..Client::default()
+                };
+            }
+            _ => {
+                let index = rng.usize(..clients.len());
+                let request = random_exchange(&mut rng, &mut clients[index], &policy, now);
+                let reply = twin.exchange(&request).await.map_err(at)?;
+                clients[index].last = Some(request);
+                if rng.u8(..) < 240 || reply.status != Status::Ok {
+                    clients[index].learn(&reply, now);
+                }
+            }
+        }
+    }
+    Ok(())
+}

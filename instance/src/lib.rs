@@ -1,0 +1,1 @@
+//! Tiebar's instance.

@@ -1,0 +1,2 @@
+//! Tiebar.
+fn main() {}
