@@ -1,4 +1,9 @@
+#!lua name=__NAME__
 -- One decision on one breaker, atomically. The twin of `machine/` in Rust, function by function; change both.
+--
+-- A function library, loaded by whoever first finds it missing. An EVAL script makes every closure anew at every call,
+-- which measured three times the cost of the whole decision. __NAME__ holds the text's hash, so that versions live side
+-- by side, as scripts do.
 --
 -- KEYS  1 state  2 failures  3 last_failure  4 config  5 data  6 events  7 instances
 -- ARGV  1 operation  2 the time (tests only; empty: the server's clock)  3 service id  4 channel  5 PUBLISH or SPUBLISH
@@ -37,17 +42,8 @@ local SEEDED, RESEEDED, RUN, FAILING, SLOW, ISOLATED, WAITED, PASSED, FAILED, TI
   0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
 local NAMES = {[0] = 'closed', 'open', 'half_open', 'forced_open', 'forced_closed'}
 local GAUGE_SILENCE, FORGET, MAX_RETRY = 5000, 60000, 500
-local floor, min, max = math.floor, math.min, math.max
-local call, pack, unpack_ = redis.call, cmsgpack.pack, cmsgpack.unpack
-local kdata = KEYS[5]
-
-local now
-if ARGV[2] == '' then
-  local t = call('TIME')
-  now = t[1] * 1000 + floor(t[2] / 1000)
-else
-  now = tonumber(ARGV[2])
-end
+-- Bound by `begin`: while a library loads, the server hides its own libraries.
+local floor, min, max, call, pack, unpack_
 
 local function numbers(text)
   local list = {}
@@ -55,18 +51,36 @@ local function numbers(text)
   return list
 end
 
--- The turn: rules, what the store has programmed, and what this decision produced.
-local me = ARGV[6]
+-- The turn: rules, what the store has programmed, and what this decision produced. Set anew by `begin`.
+local KEYS, ARGV, kdata, me
+local now                   -- the server's clock, ms
 local p                     -- the packed configuration, or nil
 local R                     -- rules by name
-local forced, expires = -1, 0
-local revision, stored_revision, void = 0, 0, 0
+local forced, expires       -- the override in force (-1 none, 0 closed, 1 open), and its end
+local revision, stored_revision, void
 local c                     -- core
 local mine                  -- this instance's record
-local sum_c, sum_f, sum_s = 0, 0, 0
-local events, views = {}, {}
+local sum_c, sum_f, sum_s   -- the window's totals
+local events, views
 local others                -- the other instances' records, once read
-local stepped = false       -- the server's clock stepped back
+local stepped               -- the server's clock stepped back
+
+local function begin(keys, args)
+  if not call then
+    floor, min, max = math.floor, math.min, math.max
+    call, pack, unpack_ = redis.call, cmsgpack.pack, cmsgpack.unpack
+  end
+  KEYS, ARGV, kdata, me = keys, args, keys[5], args[6]
+  p, R, c, mine, others, stepped = nil, nil, nil, nil, nil, false
+  forced, expires, revision, stored_revision, void = -1, 0, 0, 0, 0
+  sum_c, sum_f, sum_s, events, views = 0, 0, 0, {}, {}
+  if ARGV[2] == '' then
+    local t = call('TIME')
+    now = t[1] * 1000 + floor(t[2] / 1000)
+  else
+    now = tonumber(ARGV[2])
+  end
+end
 
 local function take_rules(list, from)
   R = {mode = list[from], cf = list[from + 1], fr = list[from + 2], sr = list[from + 3], minc = list[from + 5],
@@ -733,12 +747,12 @@ end
 
 local function exchange()
   load_config()
-  local carried = ARGV[9] ~= '' and numbers(ARGV[9]) or nil
+  local known = tonumber(string.match(ARGV[9], '^%d+') or 0)
   if p and p[2] == 0 then
     use_stored()
-  elseif not p and carried then
-    revision = carried[1]
-    take_rules(carried, 4)
+  elseif not p and ARGV[9] ~= '' then
+    revision = known
+    take_rules(numbers(ARGV[9]), 4)
   else
     return {2, void}
   end
@@ -822,7 +836,7 @@ local function exchange()
   reply[n + 6] = c.bef > 100 and c.kno * 2 or 0
   reply[n + 7], reply[n + 8], reply[n + 9], reply[n + 10], reply[n + 11] = first, count, retry, applied, late
   reply[n + 12] = table.concat(caused, ';')
-  if p and (carried and carried[1] or 0) ~= p[1] then
+  if p and known ~= p[1] then
     reply[n + 13], reply[n + 14] = pack(p), call('HGET', KEYS[4], 'spec') or ''
   end
   return reply
@@ -928,9 +942,11 @@ local function beat()
   return {0}
 end
 
-if ARGV[1] == 'exchange' then return exchange()
-elseif ARGV[1] == 'configure' then return configure()
-elseif ARGV[1] == 'tombstone' then return tombstone()
-elseif ARGV[1] == 'reset' then return reset()
-elseif ARGV[1] == 'beat' then return beat() end
-return redis.error_reply('ERR tiebar: unknown operation')
+local operations = {exchange = exchange, configure = configure, tombstone = tombstone, reset = reset, beat = beat}
+
+redis.register_function('__NAME__', function(keys, args)
+  local operation = operations[args[1]]
+  if not operation then return redis.error_reply('ERR tiebar: unknown operation') end
+  begin(keys, args)
+  return operation()
+end)

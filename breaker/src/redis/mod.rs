@@ -1,7 +1,7 @@
 //! The Redis store: one script per decision, one round trip.
 //!
 //! One RESP3 connection carries both commands and announcements. Rejected: the crate's client-side caching (the script
-//! reads the configuration itself, atomically) and Redis functions (scripts need no deployment and no extra rights).
+//! reads the configuration itself, atomically) and EVALSHA (see the script's header).
 
 pub mod codec;
 mod keys;
@@ -18,14 +18,14 @@ use crate::store::{
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{ErrorKind, PushInfo, PushKind, RedisError, Script, ServerErrorKind, Value};
+use redis::{ErrorKind, PushInfo, PushKind, RedisError, ServerErrorKind, Value};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OnceCell, broadcast};
 
-/// The script's text.
+/// The script's text, with `__NAME__` for its name.
 pub const SCRIPT: &str = include_str!("breaker.lua");
 /// Announcements a slow receiver may lag behind before it is told of a gap.
 const ANNOUNCEMENTS: usize = 4_096;
@@ -66,7 +66,7 @@ pub struct RedisStore {
     client: redis::Client,
     settings: RedisSettings,
     keys: Keys,
-    script: Script,
+    library: Library,
     connection: Mutex<Arc<OnceCell<ConnectionManager>>>,
     timeouts: AtomicU32,
     announcements: broadcast::Sender<Announcement>,
@@ -114,7 +114,7 @@ impl RedisStore {
             client,
             keys: Keys::new(&settings.prefix, settings.style),
             settings,
-            script: Script::new(script),
+            library: Library::new(script),
             connection: Mutex::default(),
             timeouts: AtomicU32::new(0),
             announcements: broadcast::channel(ANNOUNCEMENTS).0,
@@ -190,9 +190,24 @@ impl RedisStore {
     /// Runs the script.
     async fn run(&self, id: &ServiceId, operation: &str, instance: &str, args: &[String]) -> StoreResult<Value> {
         let mut connection = self.connection().await?;
-        let mut call = self.script.prepare_invoke();
+        let call = self.call(id, operation, instance, args);
+        let mut result: Result<Value, RedisError> = call.query_async(&mut connection).await;
+        if result.as_ref().is_err_and(is_missing) {
+            self.library
+                .load(&mut connection)
+                .await
+                .map_err(|error| self.explain(&error))?;
+            result = call.query_async(&mut connection).await;
+        }
+        self.note(result)
+    }
+
+    /// The command that runs the script.
+    fn call(&self, id: &ServiceId, operation: &str, instance: &str, args: &[String]) -> redis::Cmd {
+        let mut call = redis::cmd("FCALL");
+        call.arg(&self.library.name).arg(SUFFIXES.len());
         for suffix in SUFFIXES {
-            call.key(self.keys.of(id, suffix));
+            call.arg(self.keys.of(id, suffix));
         }
         let now = self
             .clock
@@ -203,12 +218,9 @@ impl RedisStore {
             .arg(id.as_str())
             .arg(self.keys.channel())
             .arg("PUBLISH")
-            .arg(instance);
-        for arg in args {
-            call.arg(arg);
-        }
-        let result: Result<Value, RedisError> = call.invoke_async(&mut connection).await;
-        self.note(result)
+            .arg(instance)
+            .arg(args);
+        call
     }
 
     fn note<T>(&self, result: Result<T, RedisError>) -> StoreResult<T> {
@@ -267,12 +279,41 @@ impl RedisStore {
         let (seconds, micros): (u64, u64) = self.query(&redis::cmd("TIME")).await?;
         Ok(seconds * 1_000 + micros / 1_000)
     }
+}
 
-    async fn load_script(&self) -> StoreResult<()> {
-        let mut connection = self.connection().await?;
-        let result = self.script.load_async(&mut connection).await;
-        self.note(result).map(drop)
+/// The script as the server keeps it: a function library named after its text.
+struct Library {
+    name: String,
+    code: String,
+}
+
+impl Library {
+    fn new(text: &str) -> Self {
+        let hash = redis::Script::new(text);
+        let name = format!("tiebar_{}", &hash.get_hash()[..16]);
+        Self {
+            code: text.replace("__NAME__", &name),
+            name,
+        }
     }
+
+    async fn load(&self, connection: &mut ConnectionManager) -> Result<(), RedisError> {
+        match redis::cmd("FUNCTION")
+            .arg("LOAD")
+            .arg(&self.code)
+            .query_async::<()>(connection)
+            .await
+        {
+            // Another client was faster; the name says that it loaded the same text.
+            Err(error) if error.detail().is_some_and(|detail| detail.contains("already exists")) => Ok(()),
+            loaded => loaded,
+        }
+    }
+}
+
+/// Redis' answer when a function was never loaded, or a restart without persistence lost it.
+fn is_missing(error: &RedisError) -> bool {
+    error.to_string().contains("Function not found")
 }
 
 /// Turns a push into an announcement.
@@ -439,28 +480,23 @@ impl Store for RedisStore {
             if beats.is_empty() {
                 return Ok(());
             }
-            // A pipeline does not load scripts by itself.
-            self.load_script().await?;
             let mut pipeline = redis::pipe();
             for (id, beat) in beats {
-                let command = pipeline.cmd("EVALSHA").arg(self.script.get_hash()).arg(SUFFIXES.len());
-                for suffix in SUFFIXES {
-                    command.arg(self.keys.of(id, suffix));
-                }
-                let now = self
-                    .clock
-                    .as_ref()
-                    .map_or_else(String::new, |clock| clock().to_string());
-                command
-                    .arg("beat")
-                    .arg(now)
-                    .arg(id.as_str())
-                    .arg(self.keys.channel())
-                    .arg("PUBLISH");
-                command.arg(&beat.instance).arg(beat_text(beat)).ignore();
+                pipeline
+                    .add_command(self.call(id, "beat", &beat.instance, &[beat_text(beat)]))
+                    .ignore();
                 pipeline.cmd("SADD").arg(self.keys.index()).arg(id.as_str()).ignore();
             }
-            self.pipeline(&pipeline).await
+            let mut connection = self.connection().await?;
+            let mut result = pipeline.query_async::<()>(&mut connection).await;
+            if result.as_ref().is_err_and(is_missing) {
+                self.library
+                    .load(&mut connection)
+                    .await
+                    .map_err(|error| self.explain(&error))?;
+                result = pipeline.query_async::<()>(&mut connection).await;
+            }
+            self.note(result)
         }
         .boxed()
     }

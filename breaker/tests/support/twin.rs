@@ -488,7 +488,7 @@ pub async fn run(
                 let owner = if rng.u8(..) < 230 { "cluster-a" } else { "cluster-b" };
                 let leader = Leader {
                     owner: owner.to_owned(),
-                    created: 5,
+                    created: rng.u64(4..6),
                     transitions: rng.u64(0..3),
                 };
                 let programme = Programme {
