@@ -2,6 +2,8 @@
 //!
 //! `PROTOCOL.md` beside this crate describes the stored state and the decisions taken on it.
 
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod duration;
 pub mod guard;
 pub mod id;

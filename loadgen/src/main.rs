@@ -1,6 +1,5 @@
 //! `tiebar-loadgen`: flags, signals and progress around the library.
 
-mod logs;
 mod progress;
 
 use std::path::PathBuf;
@@ -12,7 +11,7 @@ use http::Uri;
 use loadgen::{
     CONCURRENCY_MAX, DEFAULT_TARGETS, Plan, RATE_MAX, Report, Scenario, TIMEOUT_MAX, duration, parse_target,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tiebar::cli::{LogFlags, parse_flags, terminated};
 
 /// Sends load at a fixed rate to services behind circuit breakers, and says whether they did as expected.
 ///
@@ -52,14 +51,14 @@ struct Flags {
     #[arg(long, env = "TIEBAR_LOADGEN_JSON")]
     json: bool,
     #[command(flatten)]
-    logs: logs::LogFlags,
+    logs: LogFlags,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let flags = match Flags::try_parse() {
+    let flags = match parse_flags::<Flags>() {
         Ok(flags) => flags,
-        Err(error) => return refuse_flags(&error),
+        Err(code) => return code,
     };
     flags.logs.start();
     let json = flags.json;
@@ -102,15 +101,7 @@ fn plan(flags: Flags) -> Result<Plan, String> {
 }
 
 async fn load(plan: Plan) -> Result<Report, String> {
-    let cannot_wait = |error| format!("cannot wait for signals: {error}");
-    let mut terminate = signal(SignalKind::terminate()).map_err(cannot_wait)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot_wait)?;
-    let shutdown = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
+    let shutdown = terminated().map_err(|error| format!("cannot wait for signals: {error}"))?;
     let mut progress = progress::Progress::new(&plan);
     let report = loadgen::run(plan, |now| progress.show(now), shutdown).await;
     progress.finish();
@@ -153,18 +144,4 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
             Err("expected at most 1h".to_owned())
         }
     })
-}
-
-/// Prints help and version as clap does, but a mistake as one line: it often ends up in a container's log.
-fn refuse_flags(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() {
-        // Fails when the reader has seen enough, which is fine.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
-    }
-    let text = error.to_string();
-    let noise = |line: &str| line.is_empty() || line.starts_with("Usage:") || line.starts_with("For more information");
-    let told: Vec<&str> = text.lines().map(str::trim).filter(|line| !noise(line)).collect();
-    eprintln!("{}", told.join("; "));
-    ExitCode::from(2)
 }

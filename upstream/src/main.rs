@@ -1,11 +1,9 @@
 //! `tiebar-upstream`: flags and signals around the library.
 
-mod logs;
-
 use std::process::ExitCode;
 
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
+use tiebar::cli::{LogFlags, parse_flags, terminated};
 use upstream::{FaultProfile, LATENCY_MS_MAX, Upstream};
 
 /// The unreliable service that Tiebar's circuit breakers are tried against.
@@ -28,7 +26,7 @@ struct Flags {
     #[command(flatten)]
     faults: FaultFlags,
     #[command(flatten)]
-    logs: logs::LogFlags,
+    logs: LogFlags,
 }
 
 #[derive(Debug, clap::Args)]
@@ -91,9 +89,9 @@ impl From<FaultFlags> for FaultProfile {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let flags = match Flags::try_parse() {
+    let flags = match parse_flags::<Flags>() {
         Ok(flags) => flags,
-        Err(error) => return refuse_flags(&error),
+        Err(code) => return code,
     };
     flags.logs.start();
     match serve(flags).await {
@@ -110,33 +108,10 @@ async fn serve(flags: Flags) -> Result<(), String> {
     profile
         .validate()
         .map_err(|invalid| format!("fault profile: {invalid}"))?;
-    let cannot_wait = |error| format!("cannot wait for signals: {error}");
-    let mut terminate = signal(SignalKind::terminate()).map_err(cannot_wait)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot_wait)?;
+    let terminated = terminated().map_err(|error| format!("cannot wait for signals: {error}"))?;
     let upstream = Upstream::bind(&flags.listen, profile)
         .await
         .map_err(|error| format!("cannot listen on {} (--listen): {error}", flags.listen))?;
-    upstream
-        .run(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        })
-        .await;
+    upstream.run(terminated).await;
     Ok(())
-}
-
-/// Prints help and version as clap does, but a mistake as one line: it often ends up in a container's log.
-fn refuse_flags(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() {
-        // Fails when the reader has seen enough, which is fine.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
-    }
-    let text = error.to_string();
-    let noise = |line: &str| line.is_empty() || line.starts_with("Usage:") || line.starts_with("For more information");
-    let told: Vec<&str> = text.lines().map(str::trim).filter(|line| !noise(line)).collect();
-    eprintln!("{}", told.join("; "));
-    ExitCode::from(2)
 }

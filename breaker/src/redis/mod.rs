@@ -46,6 +46,10 @@ pub struct RedisSettings {
     pub style: KeyStyle,
     /// How long to wait for a reply. Default 200 ms.
     pub timeout: Duration,
+    /// Instead of the address' user.
+    pub username: Option<String>,
+    /// Instead of the address' password.
+    pub password: Option<String>,
 }
 
 impl RedisSettings {
@@ -57,6 +61,8 @@ impl RedisSettings {
             prefix: "cb:".to_owned(),
             style: KeyStyle::Plain,
             timeout: Duration::from_millis(200),
+            username: None,
+            password: None,
         }
     }
 }

@@ -1,0 +1,22 @@
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench tools
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## everything on this machine, without Redis or a cluster
+	cargo run
+
+tools: ## install what the tests need and the machine lacks
+	.ci/tools
+
+test: tools ## all tests, on a real redis-server
+	cargo test --workspace --locked
+
+check: ## formatting, lints, documentation
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+bench: tools ## the benchmarks, as ratios in one run
+	cargo bench --locked -p tiebar

@@ -1,0 +1,211 @@
+//! What the flags of every binary have in common: store, logs, signals, one-line errors.
+//!
+//! In the library, behind a feature, because a package of its own would be one more top-level folder for three structs.
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+use tracing_subscriber::filter::LevelFilter;
+
+/// The log flags.
+#[derive(Debug, Clone, Args)]
+pub struct LogFlags {
+    /// How log lines look: `text` for people, `json` for machines
+    #[arg(
+        long,
+        env = "TIEBAR_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text",
+        help_heading = "Logs"
+    )]
+    log_format: LogFormat,
+    /// The least severe level that is logged: off, error, warn, info, debug or trace
+    #[arg(
+        long,
+        env = "TIEBAR_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info",
+        help_heading = "Logs"
+    )]
+    log_level: LevelFilter,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+impl LogFlags {
+    /// Starts logging to standard error, for the rest of the process.
+    pub fn start(&self) {
+        let logs = tracing_subscriber::fmt()
+            .with_max_level(self.log_level)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false);
+        match self.log_format {
+            LogFormat::Text => logs.init(),
+            LogFormat::Json => logs.json().flatten_event(true).init(),
+        }
+    }
+}
+
+/// Parses the process' flags; a mistake is printed as one line, since it often ends up in a container's log.
+///
+/// # Errors
+/// The code to exit with: 0 after `--help` and `--version`, 2 after a mistake.
+pub fn parse_flags<F: Parser + CommandFactory + FromArgMatches>() -> Result<F, ExitCode> {
+    F::try_parse().map_err(|error| {
+        if !error.use_stderr() {
+            // Fails when the reader has seen enough, which is fine.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        let text = error.to_string();
+        let noise =
+            |line: &str| line.is_empty() || line.starts_with("Usage:") || line.starts_with("For more information");
+        let told: Vec<&str> = text.lines().map(str::trim).filter(|line| !noise(line)).collect();
+        eprintln!("{}", told.join("; "));
+        ExitCode::from(2)
+    })
+}
+
+/// A GEP-2257 duration, as a clap value parser.
+///
+/// # Errors
+/// When the text is no duration.
+pub fn duration(text: &str) -> Result<Duration, crate::duration::InvalidDuration> {
+    crate::duration::parse(text).map(Duration::from_millis)
+}
+
+/// Resolves at SIGTERM or Ctrl-C. Listens from the call on, not from the first poll.
+///
+/// # Errors
+/// When the process may not listen for signals.
+pub fn terminated() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Where the store is.
+#[cfg(feature = "redis")]
+#[derive(Debug, Clone, Args)]
+pub struct StoreFlags {
+    /// The Redis that keeps the breakers: redis://, rediss:// or redis+unix://
+    #[arg(
+        long,
+        env = "TIEBAR_REDIS",
+        value_name = "URL",
+        default_value = "redis://127.0.0.1:6379",
+        help_heading = "Store"
+    )]
+    redis: String,
+    #[command(flatten)]
+    options: StoreOptions,
+}
+
+/// How to speak to the store, wherever it is.
+#[cfg(feature = "redis")]
+#[derive(Debug, Clone, Args)]
+pub struct StoreOptions {
+    /// The Redis user; the password comes from --redis-password-file
+    #[arg(long, env = "TIEBAR_REDIS_USERNAME", value_name = "NAME", help_heading = "Store")]
+    redis_username: Option<String>,
+    /// A file that holds the Redis password, so that it shows in no process list
+    #[arg(
+        long,
+        env = "TIEBAR_REDIS_PASSWORD_FILE",
+        value_name = "FILE",
+        help_heading = "Store"
+    )]
+    redis_password_file: Option<std::path::PathBuf>,
+    /// How long to wait for a reply, such as 200ms
+    #[arg(long, env = "TIEBAR_STORE_TIMEOUT", value_name = "DURATION", default_value = "200ms", value_parser = duration,
+          help_heading = "Store")]
+    store_timeout: Duration,
+    /// Stands before every key
+    #[arg(
+        long,
+        env = "TIEBAR_KEY_PREFIX",
+        value_name = "TEXT",
+        default_value = "cb:",
+        help_heading = "Store"
+    )]
+    key_prefix: String,
+    /// How keys are spelled: `plain` (cb:ID:state), `hash-tag` (cb:{ID}:state, for Redis Cluster), `auto`
+    #[arg(
+        long,
+        env = "TIEBAR_KEY_STYLE",
+        value_name = "STYLE",
+        default_value = "auto",
+        help_heading = "Store"
+    )]
+    key_style: KeyStyleFlag,
+}
+
+#[cfg(feature = "redis")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KeyStyleFlag {
+    Auto,
+    Plain,
+    HashTag,
+}
+
+#[cfg(feature = "redis")]
+impl StoreFlags {
+    /// The store; it connects at first use.
+    ///
+    /// # Errors
+    /// One line that names the flag and what would be right.
+    pub fn open(&self) -> Result<crate::redis::RedisStore, String> {
+        self.options.open(&self.redis)
+    }
+}
+
+#[cfg(feature = "redis")]
+impl StoreOptions {
+    /// The store at an address; it connects at first use.
+    ///
+    /// # Errors
+    /// One line that names the flag and what would be right.
+    pub fn open(&self, url: &str) -> Result<crate::redis::RedisStore, String> {
+        use crate::redis::{KeyStyle, RedisSettings, RedisStore};
+        const SCHEMES: [&str; 4] = ["redis://", "rediss://", "redis+unix://", "unix://"];
+        if !SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
+            return Err(format!(
+                "--redis {url:?}: wanted redis://HOST:PORT, rediss://HOST:PORT or redis+unix:///PATH"
+            ));
+        }
+        let password = match &self.redis_password_file {
+            None => None,
+            Some(file) => {
+                let text = std::fs::read_to_string(file)
+                    .map_err(|error| format!("--redis-password-file {}: {error}", file.display()))?;
+                Some(text.trim_end_matches(['\r', '\n']).to_owned())
+            }
+        };
+        RedisStore::new(RedisSettings {
+            url: url.to_owned(),
+            prefix: self.key_prefix.clone(),
+            // Cluster is not spoken yet, and everything else is written plainly.
+            style: if self.key_style == KeyStyleFlag::HashTag {
+                KeyStyle::HashTag
+            } else {
+                KeyStyle::Plain
+            },
+            timeout: self.store_timeout,
+            username: self.redis_username.clone(),
+            password,
+        })
+        .map_err(|error| format!("--redis {url:?}: {error}"))
+    }
+}
