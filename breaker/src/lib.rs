@@ -8,6 +8,7 @@ pub mod duration;
 pub mod guard;
 pub mod id;
 pub mod machine;
+pub mod memory;
 pub mod policy;
 #[cfg(feature = "redis")]
 pub mod redis;
