@@ -664,6 +664,20 @@ fn unknown_config(row: &Row, carried: Option<&Config>) -> Option<Programmed> {
     })
 }
 
+/// Whether the evidence in a closed row's window suffices to trip, at `now`, by `policy`.
+#[must_use]
+pub fn would_trip(row: &Row, policy: &Policy, now: u64) -> bool {
+    let Some(data) = row.data.as_ref().filter(|data| data.core.state == State::Closed) else {
+        return false;
+    };
+    let mut data = data.clone();
+    data.core.tick(now);
+    if let Window::Time(ms) = data.core.window {
+        data.core.buckets.expire(data.core.clock, ms);
+    }
+    judge::trips(&data, policy).is_some()
+}
+
 /// Makes one decision at `now`, Unix milliseconds of the store's clock.
 pub fn exchange(row: &mut Row, id: &ServiceId, request: &Exchange, now: u64) -> (Reply, Effects) {
     let floor = row.config.as_ref().map_or(0, |stored| stored.floor);

@@ -51,6 +51,25 @@ local function numbers(text)
   return list
 end
 
+-- Decoded state kept between calls, by data key, next to the text it was decoded from: it is used only while that very
+-- text is what is stored, so whatever else writes there is believed. Decoding costs as much as judging.
+local MAX_KEPT = 2000
+local kept, kept_count = {}, 0
+
+local function keep(key, entry)
+  if kept_count >= MAX_KEPT then kept, kept_count = {}, 0 end
+  kept[key], kept_count = entry, kept_count + 1
+end
+
+-- The entry under `key` if it was decoded from `packed`; it is taken out, so that a failing call leaves nothing behind.
+local function take(key, packed)
+  local entry = kept[key]
+  if not entry then return nil end
+  kept[key], kept_count = nil, kept_count - 1
+  if entry.packed == packed then return entry.value end
+  return nil
+end
+
 -- The turn: rules, what the store has programmed, and what this decision produced. Set anew by `begin`.
 local KEYS, ARGV, kdata, me
 local now                   -- the server's clock, ms
@@ -82,10 +101,14 @@ local function begin(keys, args)
   end
 end
 
-local function take_rules(list, from)
-  R = {mode = list[from], cf = list[from + 1], fr = list[from + 2], sr = list[from + 3], minc = list[from + 5],
+local function read_rules(list, from)
+  return {mode = list[from], cf = list[from + 1], fr = list[from + 2], sr = list[from + 3], minc = list[from + 5],
     m = list[from + 6], wt = list[from + 7], wl = list[from + 8], open = list[from + 9], omax = list[from + 10],
     jit = list[from + 11], per = list[from + 12], half = list[from + 13], ramp = list[from + 14], tmo = list[from + 16]}
+end
+
+local function take_rules(rules, list, from)
+  R = rules
   if list[from - 2] >= 0 and R.mode ~= DISABLED and (list[from - 1] == 0 or now < list[from - 1]) then
     forced, expires = list[from - 2], list[from - 1]
   end
@@ -708,7 +731,9 @@ end
 local function save(...)
   local before = c.mf
   c.mf = failures()
-  call('HSET', kdata, 'core', pack(c), ...)
+  local packed = pack(c)
+  call('HSET', kdata, 'core', packed, ...)
+  keep(kdata, {packed = packed, value = c})
   return before
 end
 
@@ -724,25 +749,37 @@ end
 local function load_core()
   local packed = call('HGET', kdata, 'core')
   if not packed then return false end
-  c = unpack_(packed)
+  c = take(kdata, packed) or unpack_(packed)
   if c.v > LAYOUT then return nil end
-  if revision < c.rev then R.mode, R.wt, R.wl = c.mode, c.wt, c.wl end
+  if revision < c.rev then
+    local own = {}
+    for name, value in pairs(R) do own[name] = value end
+    own.mode, own.wt, own.wl = c.mode, c.wt, c.wl
+    R = own
+  end
   tick()
   recount()
   return true
 end
 
+local stored_rules
+
 local function load_config()
   local packed = call('HGET', KEYS[4], 'p')
   if packed then
-    p = unpack_(packed)
-    void = p[3]
+    local known = take(KEYS[4], packed)
+    if not known then
+      known = {p = unpack_(packed)}
+      known.rules = known.p[2] == 0 and read_rules(known.p, 6)
+    end
+    keep(KEYS[4], {packed = packed, value = known})
+    p, stored_rules, void = known.p, known.rules, known.p[3]
   end
 end
 
 local function use_stored()
   revision, stored_revision = p[1], p[1]
-  take_rules(p, 6)
+  take_rules(stored_rules, p, 6)
 end
 
 local function exchange()
@@ -752,7 +789,8 @@ local function exchange()
     use_stored()
   elseif not p and ARGV[9] ~= '' then
     revision = known
-    take_rules(numbers(ARGV[9]), 4)
+    local carried = numbers(ARGV[9])
+    take_rules(read_rules(carried, 4), carried, 4)
   else
     return {2, void}
   end

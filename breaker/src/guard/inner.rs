@@ -1,0 +1,402 @@
+//! What the threads that make calls share with the recorder.
+
+use super::permit::Permit;
+use super::word::{Gate, HESITATE, Word};
+use super::{Effective, Presented, RejectReason, Rejected, Transition};
+use crate::id::ServiceId;
+use crate::state::{Cause, Kind, State};
+use crossbeam_queue::ArrayQueue;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
+
+/// Outcomes waiting for the recorder; more are dropped and counted.
+const QUEUE: usize = 16_384;
+/// Calls waiting for a probe; more are rejected.
+pub(super) const WAITERS: usize = 1_000;
+/// Running calls watched for slowness; further ones are not.
+const SLOTS: usize = 1_024;
+/// Places looked at before a call goes unwatched.
+const SLOT_TRIES: usize = 8;
+/// The longest a closed call waits for the store at the threshold.
+const HESITATION: Duration = Duration::from_millis(20);
+/// A share of calls, in parts of this.
+pub(super) const RAMP_ONE: u64 = 1 << 32;
+
+/// Where an outcome goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Route {
+    /// To the store.
+    Shared,
+    /// A probe of the store's.
+    Probe(u64),
+    /// To the local machine.
+    Local,
+    /// A probe of the local machine's.
+    LocalProbe(u64),
+    /// Nowhere.
+    Nowhere,
+}
+
+/// One finished call.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Done {
+    pub(super) route: Route,
+    pub(super) generation: u64,
+    pub(super) kind: Kind,
+    pub(super) cause: Cause,
+}
+
+impl Done {
+    /// Brings the shared circuit nearer to a trip.
+    pub(super) fn is_harmful(&self) -> bool {
+        self.route == Route::Shared && (self.kind.is_failing() || self.kind.is_slow())
+    }
+}
+
+/// What the recorder tells a waiting call.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// A probe. The permit itself travels, so that a caller that is gone cancels it.
+    Probe(Permit),
+    /// The circuit closed: look again.
+    LookAgain,
+    /// Not now.
+    Rejected(Rejected),
+}
+
+/// The details behind [`Gate::Ask`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Details {
+    pub(super) state: State,
+    pub(super) isolated: bool,
+    /// The store is gone and the policy says to reject.
+    pub(super) denied: bool,
+    pub(super) open_until: Instant,
+    /// Forced with an end: until then.
+    pub(super) forced_until: Option<Instant>,
+    /// Probes were refused until then.
+    pub(super) refused_until: Instant,
+}
+
+/// What the status page shows besides the word.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Told {
+    pub(super) generation: u64,
+    pub(super) calls: u64,
+    pub(super) failing: u64,
+    pub(super) slow: u64,
+}
+
+/// Shared between callers and recorder.
+pub(super) struct Inner {
+    pub(super) id: ServiceId,
+    pub(super) word: AtomicU64,
+    pub(super) details: Mutex<Details>,
+    pub(super) effective: RwLock<Option<Arc<Effective>>>,
+    pub(super) slow_ms: AtomicU64,
+    pub(super) timeout_ms: AtomicU64,
+    pub(super) queue: ArrayQueue<Done>,
+    pub(super) asleep: AtomicBool,
+    pub(super) wake: Notify,
+    /// Failing and slow outcomes the store has not answered for, and how many it said do no harm.
+    pub(super) unanswered: AtomicU64,
+    pub(super) headroom: AtomicU64,
+    pub(super) answered: Notify,
+    pub(super) waiting: mpsc::Sender<oneshot::Sender<Answer>>,
+    ramp_debt: AtomicU64,
+    /// The share admitted in a ramp, in parts of [`RAMP_ONE`].
+    pub(super) ramp_share: AtomicU64,
+    slots: Box<[AtomicU64]>,
+    next_slot: AtomicU64,
+    epoch: Instant,
+    pub(super) in_flight: AtomicU64,
+    pub(super) counts: [AtomicU64; 6],
+    pub(super) shadow_rejected: AtomicU64,
+    pub(super) late: AtomicU64,
+    pub(super) dropped: AtomicU64,
+    pub(super) degraded: AtomicBool,
+    pub(super) isolated: AtomicBool,
+    pub(super) live: AtomicU64,
+    pub(super) closing: AtomicBool,
+    pub(super) told: Mutex<Told>,
+    pub(super) transitions: Mutex<HashMap<Transition, u64>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guard").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A lock that outlives a panic elsewhere: every value behind these is whole at all times.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    pub(super) fn new(id: ServiceId) -> (Arc<Self>, mpsc::Receiver<oneshot::Sender<Answer>>) {
+        let (waiting, waiters) = mpsc::channel(WAITERS);
+        let now = Instant::now();
+        let word = Word {
+            gate: Gate::Free,
+            hesitate: false,
+            local: false,
+            gauge: false,
+            presented: Presented::Unconfigured,
+            generation: 0,
+        };
+        let inner = Self {
+            id,
+            word: AtomicU64::new(word.pack()),
+            details: Mutex::new(Details {
+                state: State::Closed,
+                isolated: false,
+                denied: false,
+                open_until: now,
+                forced_until: None,
+                refused_until: now,
+            }),
+            effective: RwLock::default(),
+            slow_ms: AtomicU64::new(0),
+            timeout_ms: AtomicU64::new(0),
+            queue: ArrayQueue::new(QUEUE),
+            asleep: AtomicBool::new(false),
+            wake: Notify::new(),
+            unanswered: AtomicU64::new(0),
+            headroom: AtomicU64::new(u64::MAX),
+            answered: Notify::new(),
+            waiting,
+            ramp_debt: AtomicU64::new(0),
+            ramp_share: AtomicU64::new(RAMP_ONE),
+            slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
+            next_slot: AtomicU64::new(0),
+            epoch: now,
+            in_flight: AtomicU64::new(0),
+            counts: Default::default(),
+            shadow_rejected: AtomicU64::new(0),
+            late: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            degraded: AtomicBool::new(false),
+            isolated: AtomicBool::new(false),
+            live: AtomicU64::new(1),
+            closing: AtomicBool::new(false),
+            told: Mutex::default(),
+            transitions: Mutex::default(),
+        };
+        (Arc::new(inner), waiters)
+    }
+
+    /// Admits or rejects one call.
+    pub(super) async fn admit(self: &Arc<Self>) -> Result<Permit, Rejected> {
+        let mut hesitated = false;
+        loop {
+            let word = Word::unpack(self.word.load(Ordering::Acquire));
+            if word.hesitate && !hesitated && !word.local {
+                // Once: the promise is that a caller sees its own trip, not that it waits for everybody's.
+                hesitated = true;
+                self.hesitate().await;
+                continue;
+            }
+            match word.gate {
+                Gate::Pass | Gate::Free => return Ok(self.permit(word)),
+                Gate::Shadow => {
+                    self.shadow_rejected.fetch_add(1, Ordering::Relaxed);
+                    return Ok(self.permit(word));
+                }
+                Gate::Ramp if self.in_ramp_share() => return Ok(self.permit(word)),
+                Gate::Ramp => return Err(self.rejected(State::Closed, RejectReason::Ramp, Some(1_000))),
+                Gate::Ask => {
+                    if let Some(decided) = self.ask(word).await {
+                        return decided;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Error diffusion: of every run of calls the share is admitted, without chance.
+    fn in_ramp_share(&self) -> bool {
+        let share = self.ramp_share.load(Ordering::Relaxed);
+        let before = self.ramp_debt.fetch_add(share, Ordering::Relaxed);
+        before / RAMP_ONE != before.wrapping_add(share) / RAMP_ONE
+    }
+
+    /// Waits for the recorder's next answer.
+    async fn hesitate(&self) {
+        let answered = self.answered.notified();
+        if self.word.load(Ordering::Acquire) & HESITATE == 0 {
+            return;
+        }
+        self.nudge();
+        // Past the bound the call goes on: waiting longer would make the store's slowness the caller's.
+        let _ = tokio::time::timeout(HESITATION, answered).await;
+    }
+
+    /// Decides what the word cannot; none: look again.
+    async fn ask(self: &Arc<Self>, word: Word) -> Option<Result<Permit, Rejected>> {
+        let details = *lock(&self.details);
+        let now = Instant::now();
+        let until = |instant: Instant| Some(instant.saturating_duration_since(now).as_millis() as u64);
+        if details.denied {
+            return Some(Err(self.rejected(details.state, RejectReason::Store, Some(1_000))));
+        }
+        match details.state {
+            State::ForcedOpen => {
+                let retry = details.forced_until.and_then(until);
+                return Some(Err(self.rejected(State::ForcedOpen, RejectReason::Forced, retry)));
+            }
+            State::Open if now < details.open_until => {
+                let reason = if details.isolated {
+                    RejectReason::Isolated
+                } else {
+                    RejectReason::Open
+                };
+                return Some(Err(self.rejected(State::Open, reason, until(details.open_until))));
+            }
+            State::Open | State::HalfOpen => {}
+            // The word has moved on since.
+            State::Closed | State::ForcedClosed => {
+                tokio::task::yield_now().await;
+                return None;
+            }
+        }
+        let presented = if details.isolated { State::Open } else { State::HalfOpen };
+        let reason = if details.isolated {
+            RejectReason::Isolated
+        } else {
+            RejectReason::ProbeLimit
+        };
+        if now < details.refused_until && !word.local {
+            return Some(Err(self.rejected(presented, reason, Some(1_000))));
+        }
+        let (sender, answer) = oneshot::channel();
+        if self.waiting.try_send(sender).is_err() {
+            return Some(Err(self.rejected(presented, reason, Some(1_000))));
+        }
+        self.nudge();
+        match answer.await {
+            Ok(Answer::Probe(permit)) => Some(Ok(permit)),
+            Ok(Answer::LookAgain) => None,
+            Ok(Answer::Rejected(rejected)) => {
+                self.counts[5].fetch_add(1, Ordering::Relaxed);
+                Some(Err(rejected))
+            }
+            // The recorder ended: the process is shutting down.
+            Err(_) => Some(Err(self.rejected(presented, RejectReason::Store, Some(1_000)))),
+        }
+    }
+
+    fn rejected(&self, state: State, reason: RejectReason, retry_after_ms: Option<u64>) -> Rejected {
+        self.counts[5].fetch_add(1, Ordering::Relaxed);
+        Rejected {
+            state: Presented::State(state),
+            reason,
+            retry_after_ms,
+        }
+    }
+
+    fn permit(self: &Arc<Self>, word: Word) -> Permit {
+        let route = match word.gate {
+            Gate::Free => Route::Nowhere,
+            _ if word.local => Route::Local,
+            _ => Route::Shared,
+        };
+        self.make_permit(route, word.presented, word.generation, word.gauge)
+    }
+
+    pub(super) fn make_permit(
+        self: &Arc<Self>,
+        route: Route,
+        presented: Presented,
+        generation: u64,
+        gauge: bool,
+    ) -> Permit {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let started = Instant::now();
+        let slot = if gauge && route == Route::Shared {
+            self.watch(started, generation)
+        } else {
+            0
+        };
+        Permit {
+            inner: Arc::clone(self),
+            route,
+            presented,
+            generation,
+            started,
+            slot,
+            open: true,
+        }
+    }
+
+    /// Takes a place among the watched calls.
+    fn watch(&self, started: Instant, generation: u64) -> u16 {
+        let mark = (generation & 0xF_FFFF) << 44 | (started.duration_since(self.epoch).as_millis() as u64 + 1);
+        for _ in 0..SLOT_TRIES {
+            let index = self.next_slot.fetch_add(1, Ordering::Relaxed) as usize % SLOTS;
+            if self.slots[index]
+                .compare_exchange(0, mark, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+            {
+                return index as u16 + 1;
+            }
+        }
+        0
+    }
+
+    pub(super) fn release(&self, slot: u16) {
+        if slot > 0 {
+            self.slots[usize::from(slot) - 1].store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Running calls of a generation past the slow threshold.
+    pub(super) fn running_slow(&self, generation: u64) -> u64 {
+        let threshold = self.slow_ms.load(Ordering::Relaxed);
+        let now = self.epoch.elapsed().as_millis() as u64;
+        let is_slow = |mark: u64| {
+            mark != 0
+                && mark >> 44 == generation & 0xF_FFFF
+                && now.saturating_sub((mark & ((1 << 44) - 1)) - 1) >= threshold
+        };
+        self.slots
+            .iter()
+            .filter(|slot| is_slow(slot.load(Ordering::Relaxed)))
+            .count() as u64
+    }
+
+    /// Takes a finished call.
+    pub(super) fn finished(&self, done: Done) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.counts[done.kind.code() as usize].fetch_add(1, Ordering::Relaxed);
+        let probe = matches!(done.route, Route::Probe(_) | Route::LocalProbe(_));
+        if done.route == Route::Nowhere || (done.kind == Kind::Ignored && !probe) {
+            return;
+        }
+        let harmful = done.is_harmful();
+        if harmful {
+            let unanswered = self.unanswered.fetch_add(1, Ordering::AcqRel) + 1;
+            if unanswered > self.headroom.load(Ordering::Acquire) {
+                self.word.fetch_or(HESITATE, Ordering::AcqRel);
+            }
+        }
+        if self.queue.push(done).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            if harmful {
+                self.unanswered.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+        self.nudge();
+    }
+
+    /// Wakes the recorder if it sleeps.
+    pub(super) fn nudge(&self) {
+        if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
+            self.wake.notify_one();
+        }
+    }
+}
