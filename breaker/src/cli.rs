@@ -38,6 +38,15 @@ enum LogFormat {
 }
 
 impl LogFlags {
+    /// As [`Self::start`], but warnings only unless another level than the default was asked for: the terminal shows
+    /// something else.
+    pub fn start_quietly(mut self) {
+        if self.log_level == LevelFilter::INFO {
+            self.log_level = LevelFilter::WARN;
+        }
+        self.start();
+    }
+
     /// Starts logging to standard error, for the rest of the process.
     pub fn start(&self) {
         let logs = tracing_subscriber::fmt()

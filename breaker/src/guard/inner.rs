@@ -330,6 +330,7 @@ impl Inner {
             started,
             slot,
             open: true,
+            took_ms: None,
         }
     }
 

@@ -20,6 +20,8 @@ pub struct Permit {
     /// The call's place among the running ones that are watched for slowness, plus one; 0: none.
     pub(super) slot: u16,
     pub(super) open: bool,
+    /// Milliseconds at which the call's duration was fixed.
+    pub(super) took_ms: Option<u64>,
 }
 
 impl Permit {
@@ -27,6 +29,12 @@ impl Permit {
     #[must_use]
     pub fn presented(&self) -> Presented {
         self.presented
+    }
+
+    /// Fixes the call's duration now, when its outcome becomes known later: a streamed answer is as slow as its headers.
+    pub fn stop_clock(&mut self) {
+        self.took_ms = Some(self.elapsed_ms());
+        self.inner.release(std::mem::take(&mut self.slot));
     }
 
     /// Records how the call ended, now, and returns how it was counted.
@@ -41,7 +49,8 @@ impl Permit {
     }
 
     fn elapsed_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
+        self.took_ms
+            .unwrap_or_else(|| self.started.elapsed().as_millis() as u64)
     }
 
     fn is_slow(&self) -> bool {

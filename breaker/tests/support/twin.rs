@@ -109,6 +109,9 @@ pub fn random_policy(rng: &mut Rng) -> Policy {
     policy
 }
 
+/// The model, and the dumps of the keys.
+type Saved = (Row, Vec<(String, Vec<u8>)>);
+
 /// Model and script, one service.
 pub struct Twin {
     pub row: Row,
@@ -116,7 +119,7 @@ pub struct Twin {
     store: RedisStore,
     raw: redis::aio::MultiplexedConnection,
     time: Arc<AtomicU64>,
-    saved: Option<(Row, Vec<(String, Vec<u8>)>)>,
+    saved: Option<Saved>,
     leader: Leader,
 }
 
