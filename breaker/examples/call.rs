@@ -21,6 +21,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ..Policy::default()
     };
     let guard = breakers.guard(&ServiceId::parse("shop/inventory")?, Some(Config::local(rules)));
+    // Nobody remembers a state, so the first one is seeded after two seconds of silence.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     for item in 0..10 {
         let judge = |answer: &Result<u32, _>| match answer {
             Ok(_) => Verdict::Success,

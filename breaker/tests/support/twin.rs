@@ -323,6 +323,25 @@ impl Twin {
         Ok(())
     }
 
+    /// An instant at which the stored state changes by itself; now, when there is none ahead.
+    fn next_edge(&self, rng: &mut Rng) -> u64 {
+        let Some(data) = &self.row.data else { return self.now() };
+        let core = &data.core;
+        let mut edges = vec![
+            core.open_until,
+            core.run_at + core.window.silence_ms(),
+            core.since + core.last_open_ms,
+        ];
+        edges.extend(core.leases.iter().map(|lease| lease.deadline));
+        edges.extend((core.granted_at > 0).then(|| core.granted_at + 1_000));
+        let visible: Vec<u64> = edges
+            .iter()
+            .map(|edge| core.visible(*edge))
+            .filter(|edge| *edge > self.now())
+            .collect();
+        rng.choice(&visible).copied().unwrap_or(self.now())
+    }
+
     pub fn leader(&self) -> &Leader {
         &self.leader
     }
@@ -467,8 +486,9 @@ pub async fn run(
             90..170 => rng.u64(1..60),
             170..215 => rng.u64(60..700),
             215..245 => rng.u64(700..4_000),
-            245..252 => rng.u64(4_000..70_000),
-            _ => 0,
+            245..248 => rng.u64(4_000..70_000),
+            // To an edge of time, give or take a millisecond.
+            _ => twin.next_edge(&mut rng).saturating_sub(now + 1) + rng.u64(0..3),
         };
         twin.set_now(now + span);
         if rng.u8(..) < 2 {
