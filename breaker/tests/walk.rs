@@ -3,7 +3,7 @@
 //! States are compared after normalisation: generations by rank, instants relative to the clock and capped where the
 //! machine can no longer tell them apart. What is left is finite, so the walk ends.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use tiebar::id::ServiceId;
 use tiebar::machine::{self, Row};
 use tiebar::policy::{Config, Override, Policy, Window};
@@ -190,11 +190,19 @@ impl Walk {
     fn learn(&self, client: &mut Client, row: &Row, reply: &Reply) {
         let Some(view) = &reply.view else { return };
         client.memory = Some(view.memory());
-        client.leases.retain(|(generation, _)| *generation == view.generation);
         let (first, count) = reply.granted;
         client
             .leases
             .extend((first..first + count).map(|lease| (view.generation, lease)));
+        // A client that forgets an expired probe is as good as one that keeps it.
+        let live = |lease: u64| {
+            row.data
+                .as_ref()
+                .is_some_and(|data| data.core.leases.iter().any(|l| l.id == lease))
+        };
+        client
+            .leases
+            .retain(|(generation, lease)| *generation == view.generation && live(*lease));
     }
 
     /// I1–I4 and the bounds, after one decision.
@@ -277,10 +285,10 @@ impl Walk {
             let core = &data.core;
             let age = |instant: u64, cap: u64| world.now.saturating_sub(instant).min(cap);
             let left = |instant: u64| instant.saturating_sub(world.now);
-            let leases: Vec<(u64, &str, u64)> = core
+            let leases: Vec<(&str, u64)> = core
                 .leases
                 .iter()
-                .map(|lease| (lease.id, lease.instance.as_str(), left(lease.deadline)))
+                .map(|lease| (lease.instance.as_str(), left(lease.deadline)))
                 .collect();
             let rested = self.policy.ramp_ms + core.last_open_ms;
             // An instance that was forgotten comes back under a new number.
@@ -337,10 +345,10 @@ impl Walk {
             now: EPOCH,
             forced: None,
         };
-        let mut seen: HashMap<String, (usize, Option<Action>)> = HashMap::new();
+        let mut seen: HashSet<String> = HashSet::new();
         let mut worlds: Vec<World> = vec![start.clone()];
         let mut parents: Vec<(usize, Option<Action>)> = vec![(0, None)];
-        seen.insert(self.key(&start), (0, None));
+        seen.insert(self.key(&start));
         let mut queue = VecDeque::from([0]);
         let (mut steps, mut edges) = (0, BTreeSet::new());
         while let Some(index) = queue.pop_front() {
@@ -366,8 +374,7 @@ impl Walk {
                     ));
                 }
                 let key = self.key(&next);
-                if !seen.contains_key(&key) {
-                    seen.insert(key, (index, Some(*action)));
+                if seen.insert(key) {
                     worlds.push(next);
                     parents.push((index, Some(*action)));
                     queue.push_back(worlds.len() - 1);
