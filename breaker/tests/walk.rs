@@ -3,6 +3,10 @@
 //! States are compared after normalisation: generations by rank, instants relative to the clock and capped where the
 //! machine can no longer tell them apart. What is left is finite, so the walk ends.
 
+#[path = "support/edges.rs"]
+mod edges;
+
+use edges::is_edge;
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use tiebar::id::ServiceId;
 use tiebar::machine::{self, Row};
@@ -13,36 +17,6 @@ use tiebar::store::{Acquire, Batch, Event, Exchange, Memory, Outcome, ProbeResul
 const EPOCH: u64 = 1_764_000_000_000;
 /// Enough to close every configuration below; reaching it fails the test.
 const MAX_STATES: usize = 100_000;
-
-/// The edges of the contract: from (none: nothing stored), to, reasons.
-fn is_edge(from: Option<State>, to: State, reason: Reason) -> bool {
-    use Reason::{
-        ConsecutiveFailures, FailureRateExceeded, InstancesIsolated, ModeChanged, Override, OverrideLapsed,
-        ProbesFailed, ProbesLost, ProbesSucceeded, ProbesTimedOut, Reseeded, Reset, Seeded, SlowCallRateExceeded,
-        WaitElapsed,
-    };
-    use State::{Closed, ForcedClosed, ForcedOpen, HalfOpen, Open};
-    match (from, to) {
-        (_, ForcedOpen | ForcedClosed) if reason == Override => true,
-        (Some(_), Closed) if reason == ModeChanged => true,
-        (None, Closed) => matches!(reason, Seeded | Reseeded),
-        (Some(from), to) if reason == Reseeded && from == to => true,
-        (None | Some(Closed | HalfOpen), Open) if reason == Reseeded => true,
-        (Some(Closed), Open) => {
-            matches!(
-                reason,
-                ConsecutiveFailures | FailureRateExceeded | SlowCallRateExceeded | InstancesIsolated
-            )
-        }
-        (Some(Open), HalfOpen) => reason == WaitElapsed,
-        (Some(HalfOpen), Closed) => matches!(reason, ProbesSucceeded | Reset),
-        (Some(HalfOpen), Open) => matches!(reason, ProbesFailed | ProbesTimedOut),
-        (Some(HalfOpen), HalfOpen) => reason == ProbesLost,
-        (Some(ForcedOpen), Open) | (Some(ForcedClosed), Closed) => reason == OverrideLapsed,
-        (Some(Closed | Open), Closed) => reason == Reset,
-        _ => false,
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Action {

@@ -31,6 +31,8 @@ use word::Word;
 pub struct Settings {
     /// `[A-Za-z0-9._:-]`, at most 128 bytes; unique in the fleet.
     pub instance: String,
+    /// This start of the process, unlike every other; random. Only a simulation sets it, to be replayable.
+    pub boot: String,
     /// Pause between resyncs. Default 1 s.
     pub resync: Duration,
     /// Without a reply for so long, the store counts as lost. Default 1 s.
@@ -52,6 +54,7 @@ impl Settings {
         };
         Self {
             instance: instance.chars().take(128).map(allowed).collect(),
+            boot: format!("{:016x}", random()),
             resync: Duration::from_secs(1),
             store_patience: Duration::from_secs(1),
             heartbeat: Duration::from_secs(10),
@@ -76,7 +79,6 @@ impl std::fmt::Debug for Breakers {
 struct Shared {
     store: Arc<dyn Store>,
     settings: Settings,
-    boot: String,
     guards: Mutex<HashMap<ServiceId, (Guard, JoinHandle<()>)>>,
     store_up: Arc<AtomicBool>,
     attempted: watch::Sender<bool>,
@@ -107,7 +109,6 @@ impl Breakers {
         let shared = Arc::new(Shared {
             store,
             settings,
-            boot: format!("{:016x}", random()),
             guards: Mutex::default(),
             store_up: Arc::new(AtomicBool::new(false)),
             attempted: watch::channel(false).0,
@@ -140,7 +141,6 @@ impl Breakers {
             inner,
             Arc::clone(&self.shared.store),
             self.shared.settings.clone(),
-            self.shared.boot.clone(),
             waiters,
             Arc::clone(&self.shared.store_up),
             self.shared.attempted.clone(),
@@ -210,7 +210,7 @@ async fn beat(shared: std::sync::Weak<Shared>) {
         let guards: Vec<Guard> = lock(&shared.guards).values().map(|(guard, _)| guard.clone()).collect();
         let beats: Vec<(ServiceId, Beat)> = guards
             .iter()
-            .map(|guard| (guard.id().clone(), guard.beat(&shared.settings.instance, &shared.boot)))
+            .map(|guard| (guard.id().clone(), guard.beat(&shared.settings)))
             .collect();
         if guards.is_empty() || shared.store.beat(&beats).await.is_err() {
             pause = pause.min(Duration::from_secs(1));
@@ -429,12 +429,12 @@ impl Guard {
         }
     }
 
-    fn beat(&self, instance: &str, boot: &str) -> Beat {
+    fn beat(&self, settings: &Settings) -> Beat {
         let status = self.status();
         let counters = self.counters();
         Beat {
-            instance: instance.to_owned(),
-            boot: boot.to_owned(),
+            instance: settings.instance.clone(),
+            boot: settings.boot.clone(),
             state: status.state.as_str().to_owned(),
             generation: status.generation,
             degraded: status.degraded,

@@ -31,6 +31,12 @@ impl Permit {
         self.presented
     }
 
+    /// The number of the state that admitted the call; the instance's own numbers while it acts without the store.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Fixes the call's duration now, when its outcome becomes known later: a streamed answer is as slow as its headers.
     pub fn stop_clock(&mut self) {
         self.took_ms = Some(self.elapsed_ms());

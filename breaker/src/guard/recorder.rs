@@ -76,7 +76,6 @@ pub(super) struct Recorder {
     inner: Arc<Inner>,
     store: Arc<dyn Store>,
     settings: Settings,
-    boot: String,
     waiters_in: mpsc::Receiver<oneshot::Sender<Answer>>,
     waiters: VecDeque<oneshot::Sender<Answer>>,
     news: broadcast::Receiver<Announcement>,
@@ -114,14 +113,14 @@ impl Recorder {
         inner: Arc<Inner>,
         store: Arc<dyn Store>,
         settings: Settings,
-        boot: String,
         waiters_in: mpsc::Receiver<oneshot::Sender<Answer>>,
         store_up: Arc<AtomicBool>,
         attempted: watch::Sender<bool>,
         fallback_config: Option<Config>,
     ) -> Self {
         let now = Instant::now();
-        let rng = boot
+        let rng = settings
+            .boot
             .bytes()
             .fold(7, |hash: u64, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)))
             | 1;
@@ -131,7 +130,6 @@ impl Recorder {
             inner,
             store,
             settings,
-            boot,
             waiters_in,
             waiters: VecDeque::new(),
             store_up,
@@ -603,7 +601,7 @@ impl Recorder {
         self.gauge_sent = self.gauge();
         Exchange {
             instance: self.settings.instance.clone(),
-            boot: self.boot.clone(),
+            boot: self.settings.boot.clone(),
             memory: self.heard.as_ref().map(|heard| heard.memory(now)),
             carried: self.config.clone(),
             seed: now.duration_since(self.last_reply) >= SEED_AFTER,
