@@ -19,4 +19,4 @@ check: ## formatting, lints, documentation
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 bench: tools ## the benchmarks, as ratios in one run
-	cargo bench --locked -p tiebar
+	cargo bench --locked -p tiebar --bench peers
