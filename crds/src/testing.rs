@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -35,8 +35,8 @@ pub fn wait_for(what: &str, within: Duration, mut ask: impl FnMut() -> bool) {
 struct Process {
     name: &'static str,
     child: Child,
-    /// Its end is the watchdog's signal; a line tells the watchdog that all is done.
-    watchdog: ChildStdin,
+    /// The end of its input is its signal; a line tells it that all is done.
+    watchdog: Child,
     log: PathBuf,
 }
 
@@ -56,11 +56,10 @@ impl Process {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        let mut watchdog = watchdog.expect("a shell");
         Self {
             name,
             child,
-            watchdog: watchdog.stdin.take().expect("piped"),
+            watchdog: watchdog.expect("a shell"),
             log,
         }
     }
@@ -81,7 +80,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = self.watchdog.write_all(b"done\n");
+        if let Some(mut input) = self.watchdog.stdin.take() {
+            let _ = input.write_all(b"done\n");
+        }
+        let _ = self.watchdog.wait();
     }
 }
 
