@@ -84,6 +84,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
         return Err(format!("--breakers {}: no such file or folder", path.display()));
     }
     let store = Arc::new(flags.store.open()?);
+    let keys = store.keys().clone();
     let shutdown = terminated().map_err(|error| format!("cannot wait for signals: {error}"))?;
     let settings = Settings {
         path: path.clone(),
@@ -93,7 +94,8 @@ async fn run(flags: &Flags) -> Result<(), String> {
     };
     let operator = FileMode::bind(store, settings)
         .await
-        .map_err(|error| format!("cannot listen on {} (--listen): {error}", flags.listen))?;
+        .map_err(|error| format!("cannot start on {} (--listen): {error}", flags.listen))?
+        .with_keys(keys);
     operator.run(shutdown).await.map_err(|error| error.to_string())
 }
 
