@@ -7,7 +7,7 @@ use crate::actions::{ActionError, Actions};
 use crate::plan::{Action, Claim, orphans, plan, requested_reset};
 use crate::programmer;
 use crate::source::{FileError, desired, read};
-use crate::status::{Claimed, Facts, Seen, status};
+use crate::status::{Claimed, Facts, Seen, status, wall_clock};
 use crds::Document;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -90,13 +90,7 @@ pub struct FileMode {
 }
 
 /// So long may the store be silent before its breakers' state is called unknown.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The time for conditions: whole seconds.
-pub(crate) fn wall_clock() -> String {
-    let now = jiff::Timestamp::now();
-    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
-}
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl FileMode {
     /// Takes the port, and reads what was done by hand earlier.

@@ -14,6 +14,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use crds::OverrideSpec;
+use serde::de::Error as _;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -154,7 +155,17 @@ fn wanted(headers: &HeaderMap, body: &Bytes) -> Result<OverrideSpec, Response> {
             detail,
         ));
     }
-    serde_json::from_slice(body).map_err(|error| {
+    // A misspelt expireTime must not become an override without end.
+    let known = |value: &Value| {
+        let fields = value.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
+        let unknown = fields.into_iter().find(|name| !["state", "reason", "expireTime"].contains(name));
+        unknown.map_or(Ok(()), |name| Err(serde_json::Error::custom(format!("unknown field `{name}`"))))
+    };
+    let read = serde_json::from_slice::<Value>(body).and_then(|value| {
+        known(&value)?;
+        serde_json::from_value(value)
+    });
+    read.map_err(|error| {
         let detail = format!(
             "{error}; wanted like {{\"state\": \"ForcedOpen\", \"reason\": \"CHG-4711\", \"expireTime\": \"2026-12-01T22:00:00Z\"}}"
         );

@@ -49,6 +49,7 @@ enum Command {
         file: Vec<PathBuf>,
     },
     /// Print the CustomResourceDefinition, for kubectl apply --server-side -f -
+    #[cfg(feature = "kubernetes")]
     Crd,
     /// Say why a breaker did or did not trip
     Explain {
@@ -67,6 +68,7 @@ async fn main() -> ExitCode {
     let result = match &flags.command {
         None | Some(Command::Run) => run(&flags).await,
         Some(Command::Validate { file }) => validate(file),
+        #[cfg(feature = "kubernetes")]
         Some(Command::Crd) => {
             print!("{}", crds::yaml());
             Ok(())

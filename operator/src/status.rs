@@ -80,6 +80,12 @@ pub(crate) struct Facts<'a> {
     pub(crate) now: &'a str,
 }
 
+/// The time for conditions: whole seconds.
+pub(crate) fn wall_clock() -> String {
+    let now = jiff::Timestamp::now();
+    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
+}
+
 pub(crate) fn state_name(state: State) -> &'static str {
     match state {
         State::Closed => "Closed",
