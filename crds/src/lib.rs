@@ -10,6 +10,8 @@ mod rules;
 mod schema;
 mod spec;
 pub mod status;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod validate;
 
 pub use document::{Document, DocumentError, parse_documents};
