@@ -3,6 +3,7 @@
 mod document;
 mod rules;
 mod spec;
+mod stored;
 mod validate;
 
 pub use document::{Document, DocumentError, parse_documents};
@@ -11,4 +12,5 @@ pub use spec::{
     Backoff, Call, CircuitBreakerSpec, Conditions, ErrorKind, Fallback, FallbackType, ForcedState, HalfOpen, Mode,
     Open, OverrideSpec, Recovery, Rejection, Service, SlidingWindow, Static, StorePolicy, Trip, WindowType,
 };
+pub use stored::{Notes, Stored};
 pub use validate::{Problem, Resolved, resolve};
