@@ -89,7 +89,7 @@ impl Query {
         !self.text().is_empty() || !self.ns.is_empty() || !self.state().is_empty()
     }
 
-    fn admits_id(&self, id: &str) -> bool {
+    pub(crate) fn admits_id(&self, id: &str) -> bool {
         let namespace = id.split_once('/').map_or("-", |(namespace, _)| namespace);
         (self.ns.is_empty() || self.ns == namespace) && contains(id, self.text())
     }
