@@ -2,10 +2,13 @@
 //!
 //! Today from files. Kubernetes will be another source of the same documents.
 
+mod actions;
+mod conditions;
 mod explain;
 pub mod file_mode;
 mod http;
 mod plan;
+mod programmer;
 mod source;
 mod status;
 

@@ -48,6 +48,9 @@ enum Command {
         #[arg(short, long, required = true, value_name = "FILE")]
         file: Vec<PathBuf>,
     },
+    /// Print the CustomResourceDefinition, for kubectl apply --server-side -f -
+    #[cfg(feature = "kubernetes")]
+    Crd,
     /// Say why a breaker did or did not trip
     Explain {
         /// NAME or NAMESPACE/NAME
@@ -65,6 +68,11 @@ async fn main() -> ExitCode {
     let result = match &flags.command {
         None | Some(Command::Run) => run(&flags).await,
         Some(Command::Validate { file }) => validate(file),
+        #[cfg(feature = "kubernetes")]
+        Some(Command::Crd) => {
+            print!("{}", crds::yaml());
+            Ok(())
+        }
         Some(Command::Explain { id }) => explain(&flags, id).await,
     };
     match result {
@@ -84,6 +92,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
         return Err(format!("--breakers {}: no such file or folder", path.display()));
     }
     let store = Arc::new(flags.store.open()?);
+    let keys = store.keys().clone();
     let shutdown = terminated().map_err(|error| format!("cannot wait for signals: {error}"))?;
     let settings = Settings {
         path: path.clone(),
@@ -93,7 +102,8 @@ async fn run(flags: &Flags) -> Result<(), String> {
     };
     let operator = FileMode::bind(store, settings)
         .await
-        .map_err(|error| format!("cannot listen on {} (--listen): {error}", flags.listen))?;
+        .map_err(|error| format!("cannot start on {} (--listen): {error}", flags.listen))?
+        .with_keys(keys);
     operator.run(shutdown).await.map_err(|error| error.to_string())
 }
 
