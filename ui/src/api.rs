@@ -318,7 +318,11 @@ fn summary(row: &Row, breaker: &Breaker, now: u64) -> Summary {
             degraded: row.counts.degraded,
         },
         r#override: forced(breaker, now).map(|forced| OverrideInForce {
-            state: if forced.open { StateName::ForcedOpen } else { StateName::ForcedClosed },
+            state: if forced.open {
+                StateName::ForcedOpen
+            } else {
+                StateName::ForcedClosed
+            },
             expire_time: some_instant(forced.until),
             reason: forced.reason,
         }),
@@ -407,7 +411,11 @@ async fn list(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Json<Br
 
 /// The breaker of a path.
 fn found<'a>(model: &'a Model, namespace: &str, name: &str) -> Result<&'a Arc<Breaker>, Problem> {
-    let text = if namespace == "-" { name.to_owned() } else { format!("{namespace}/{name}") };
+    let text = if namespace == "-" {
+        name.to_owned()
+    } else {
+        format!("{namespace}/{name}")
+    };
     let id = ServiceId::parse(&text).map_err(|error| Problem::bad_request(&error.to_string()))?;
     let breaker = model.breakers.get(&id);
     breaker.ok_or_else(|| Problem::not_found(&format!("there is no breaker {id} in the store")))
@@ -471,14 +479,27 @@ async fn incident(
     }
     let text = serde_json::to_string_pretty(&document).unwrap_or_default();
     // A checked id is safe in a file's name but for its slash.
-    let file = format!("attachment; filename=\"incident-{}.json\"", breaker.id.as_str().replace('/', "-"));
-    ([(CONTENT_TYPE, "application/json".to_owned()), (CONTENT_DISPOSITION, file)], text).into_response()
+    let file = format!(
+        "attachment; filename=\"incident-{}.json\"",
+        breaker.id.as_str().replace('/', "-")
+    );
+    (
+        [
+            (CONTENT_TYPE, "application/json".to_owned()),
+            (CONTENT_DISPOSITION, file),
+        ],
+        text,
+    )
+        .into_response()
 }
 
 /// The description served at `/api/openapi.json`.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Tiebar dashboard", description = "Shared circuit breakers as JSON. Times are RFC 3339, by the store's clock."),
+    info(
+        title = "Tiebar dashboard",
+        description = "Shared circuit breakers as JSON. Times are RFC 3339, by the store's clock."
+    ),
     paths(list, one, incident)
 )]
 pub(crate) struct Description;

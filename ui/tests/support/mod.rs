@@ -46,7 +46,10 @@ impl Fleet {
             policy,
             forced,
         };
-        self.store.configure(&id(name), &programme).await.expect("the store answers");
+        self.store
+            .configure(&id(name), &programme)
+            .await
+            .expect("the store answers");
     }
 
     async fn exchange(&mut self, name: &str, instance: &str, change: impl FnOnce(&mut Exchange)) -> Reply {
@@ -79,8 +82,13 @@ impl Fleet {
             })
             .collect();
         let count = outcomes.len().max(1);
-        let step = (1..count).rev().find(|step| gcd(*step, count) == 1 && *step * 2 < count).unwrap_or(1);
-        outcomes = (0..outcomes.len()).map(|index| outcomes[index * step % count]).collect();
+        let step = (1..count)
+            .rev()
+            .find(|step| gcd(*step, count) == 1 && *step * 2 < count)
+            .unwrap_or(1);
+        outcomes = (0..outcomes.len())
+            .map(|index| outcomes[index * step % count])
+            .collect();
         self.batches += 1;
         let number = self.batches;
         self.exchange(name, instance, |request| {
@@ -100,7 +108,11 @@ impl Fleet {
     pub(crate) async fn probe(&mut self, name: &str, instance: &str, want: u64, results: &[Kind]) {
         self.batches += 1;
         let number = self.batches;
-        let reply = self.exchange(name, instance, |request| request.acquire = Some(Acquire { token: number, want })).await;
+        let reply = self
+            .exchange(name, instance, |request| {
+                request.acquire = Some(Acquire { token: number, want })
+            })
+            .await;
         let (first, count) = reply.granted;
         let generation = self.generations[&(id(name), instance.to_owned())];
         let probes: Vec<ProbeResult> = (first..first + count)
@@ -170,7 +182,8 @@ impl Fleet {
             slow_call_ms: 750,
             ..long.clone()
         };
-        let spec = r#"{"trip":{"failureRateThreshold":50,"slowCallRateThreshold":60,"slowCallDurationThreshold":"750ms"}}"#;
+        let spec =
+            r#"{"trip":{"failureRateThreshold":50,"slowCallRateThreshold":60,"slowCallDurationThreshold":"750ms"}}"#;
         self.programme("shop/recommendations", spec, slow, None).await;
         for instance in ["checkout-7d4f", "basket-5c2a"] {
             self.calls("shop/recommendations", instance, 8, 0, 30).await;
@@ -183,31 +196,56 @@ impl Fleet {
             ..Policy::default()
         };
         for name in ["shop/payments", "infra/geocoder"] {
-            self.programme(name, r#"{"open":{"duration":"100ms"}}"#, short.clone(), None).await;
+            self.programme(name, r#"{"open":{"duration":"100ms"}}"#, short.clone(), None)
+                .await;
             for instance in ["checkout-7d4f", "basket-5c2a"] {
                 self.calls(name, instance, 2, 20, 0).await;
             }
         }
         let due = async {
             loop {
-                let snapshot = self.store.snapshot(&id("infra/geocoder")).await.expect("the store answers");
+                let snapshot = self
+                    .store
+                    .snapshot(&id("infra/geocoder"))
+                    .await
+                    .expect("the store answers");
                 if snapshot.is_some_and(|snapshot| snapshot.view.remaining_ms == 0) {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(5), due).await.expect("open ends");
-        self.probe("shop/payments", "checkout-7d4f", 5, &[Kind::Success, Kind::Success, Kind::Failure]).await;
-        self.probe("infra/geocoder", "checkout-7d4f", 5, &[Kind::Success; 5]).await;
+        tokio::time::timeout(Duration::from_secs(5), due)
+            .await
+            .expect("open ends");
+        self.probe(
+            "shop/payments",
+            "checkout-7d4f",
+            5,
+            &[Kind::Success, Kind::Success, Kind::Failure],
+        )
+        .await;
+        self.probe("infra/geocoder", "checkout-7d4f", 5, &[Kind::Success; 5])
+            .await;
         let forced = |open, expires_at| Some(Override { open, expires_at });
         let spec = r#"{"override":{"state":"ForcedOpen","reason":"CHG-4711: database failover until the replica has caught up"}}"#;
-        self.programme("shop/orders", spec, Policy::default(), forced(true, now + 28 * minute)).await;
-        let spec = r#"{"override":{"state":"ForcedClosed","reason":"false alarms while the canary runs, see INC-212"}}"#;
-        self.programme("shop/images", spec, Policy::default(), forced(false, 0)).await;
-        for mode in [("infra/dns", Mode::Observe), ("infra/metrics", Mode::Observe), ("infra/ntp", Mode::Disabled)] {
-            let policy = Policy { mode: mode.1, ..long.clone() };
-            self.programme(mode.0, &format!(r#"{{"mode":"{:?}"}}"#, mode.1), policy, None).await;
+        self.programme("shop/orders", spec, Policy::default(), forced(true, now + 28 * minute))
+            .await;
+        let spec =
+            r#"{"override":{"state":"ForcedClosed","reason":"false alarms while the canary runs, see INC-212"}}"#;
+        self.programme("shop/images", spec, Policy::default(), forced(false, 0))
+            .await;
+        for mode in [
+            ("infra/dns", Mode::Observe),
+            ("infra/metrics", Mode::Observe),
+            ("infra/ntp", Mode::Disabled),
+        ] {
+            let policy = Policy {
+                mode: mode.1,
+                ..long.clone()
+            };
+            self.programme(mode.0, &format!(r#"{{"mode":"{:?}"}}"#, mode.1), policy, None)
+                .await;
         }
         for instance in ["checkout-7d4f", "basket-5c2a"] {
             self.calls("infra/dns", instance, 4, 16, 0).await;
@@ -226,7 +264,13 @@ impl Fleet {
             minimum_instances: 1,
             ..Policy::default()
         };
-        self.programme("unreliable_service", r#"{"trip":{"consecutiveFailures":3,"minimumInstances":1}}"#, run, None).await;
+        self.programme(
+            "unreliable_service",
+            r#"{"trip":{"consecutiveFailures":3,"minimumInstances":1}}"#,
+            run,
+            None,
+        )
+        .await;
         for index in 0..6 {
             let name = format!("billing/worker-{index}");
             self.programme(&name, "{}", Policy::default(), None).await;
@@ -264,7 +308,15 @@ impl Fleet {
                 self.count(name, instance, calls as u64, rejected as u64);
                 self.beat(name, instance, |_| {}).await;
             }
-            for name in ["shop/prices", "shop/mail", "shop/tax", "infra/metrics", "billing/worker-0", "billing/worker-1", "infra/geocoder"] {
+            for name in [
+                "shop/prices",
+                "shop/mail",
+                "shop/tax",
+                "infra/metrics",
+                "billing/worker-0",
+                "billing/worker-1",
+                "infra/geocoder",
+            ] {
                 self.beat(name, instance, |_| {}).await;
             }
         }
@@ -275,7 +327,8 @@ impl Fleet {
         self.beat("infra/quota", "checkout-7d4f", |_| {}).await;
         self.beat("unreliable_service", "local:8001", |_| {}).await;
         self.beat("infra/auth", "checkout-7d4f", |_| {}).await;
-        self.beat("infra/auth", "search-91be", |beat| beat.degraded = true).await;
+        self.beat("infra/auth", "search-91be", |beat| beat.degraded = true)
+            .await;
         self.beat("infra/auth", "basket-5c2a", |beat| {
             beat.isolated = true;
             "open".clone_into(&mut beat.state);
