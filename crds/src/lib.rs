@@ -12,6 +12,7 @@ mod spec;
 pub mod status;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod stored;
 mod validate;
 
 pub use document::{Document, DocumentError, parse_documents};
@@ -25,4 +26,5 @@ pub use spec::{
     Open, OverrideSpec, Recovery, Rejection, Service, SlidingWindow, Static, StorePolicy, Trip, WindowType,
 };
 pub use status::CircuitBreakerStatus;
+pub use stored::{Notes, Stored};
 pub use validate::{Problem, Resolved, resolve};

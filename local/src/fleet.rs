@@ -14,6 +14,7 @@ use tiebar::memory::MemoryStore;
 use tiebar::store::{Event, Store};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use ui::{Dashboard, Operator};
 use upstream::{FaultProfile, Upstream};
 
 /// The breaker everything here is about.
@@ -83,22 +84,39 @@ fn stopped(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 'sta
     }
 }
 
+/// The dashboard's settings: it serves this machine alone, so nobody needs to sign in to act.
+fn dashboard(listen: String, operator: &str, key_prefix: Option<String>) -> anyhow::Result<ui::Settings> {
+    Ok(ui::Settings {
+        listen,
+        hosts: Vec::new(),
+        auth: ui::Auth::None,
+        actions: ui::Actions::Operator {
+            operator: Operator::new(&format!("http://{operator}")).map_err(anyhow::Error::msg)?,
+            people: Vec::new(),
+            local: true,
+        },
+        key_prefix,
+        max_viewers: 100,
+    })
+}
+
 const WELL: FaultProfile = FaultProfile::HEALTHY;
 
 impl Fleet {
     pub(crate) async fn start(settings: Settings) -> anyhow::Result<Self> {
-        let (store, memory): (Arc<dyn Store>, _) = match &settings.redis {
+        let (store, memory, key_prefix): (Arc<dyn Store>, _, _) = match &settings.redis {
             Some(url) => {
                 let redis = settings.store.open(url).map_err(anyhow::Error::msg)?;
                 redis
                     .now()
                     .await
                     .map_err(|error| anyhow::anyhow!("--redis {url}: {error}"))?;
-                (Arc::new(redis), None)
+                let prefix = redis.keys().prefix().to_owned();
+                (Arc::new(redis), None, Some(prefix))
             }
             None => {
                 let memory = Arc::new(MemoryStore::new());
-                (Arc::clone(&memory) as _, Some(memory))
+                (Arc::clone(&memory) as _, Some(memory), None)
             }
         };
         let id = ServiceId::parse(SERVICE)?;
@@ -145,6 +163,14 @@ impl Fleet {
         let shutdown = stopped(&stop);
         others.push(tokio::spawn(async move { Ok(operator.run(shutdown).await?) }));
 
+        let dashboard_address = address(8_080);
+        let dashboard = dashboard(dashboard_address.clone(), &operator_address, key_prefix)?;
+        let dashboard = Dashboard::bind(Arc::clone(&store), dashboard)
+            .await
+            .map_err(|error| taken("dashboard", &dashboard_address, &error))?;
+        let shutdown = stopped(&stop);
+        others.push(tokio::spawn(async move { Ok(dashboard.run(shutdown).await?) }));
+
         let mut fleet = Self {
             store,
             memory,
@@ -174,7 +200,9 @@ impl Fleet {
     /// Starts the instance of a port.
     async fn member(&self, port: u16) -> anyhow::Result<Member> {
         let address = |port: u16| format!("127.0.0.1:{}", u32::from(port) + u32::from(self.offset));
-        let settings = tiebar::guard::Settings::new(&format!("local:{port}"));
+        let mut settings = tiebar::guard::Settings::new(&format!("local:{port}"));
+        // The dashboard counts rejections by heartbeats; one waits less here than a fleet can afford.
+        settings.heartbeat = Duration::from_secs(1);
         let breakers = Breakers::new(Arc::clone(&self.store), settings);
         let guard = breakers.guard(&self.id, None);
         let upstream = format!("http://127.0.0.1:{}", u32::from(self.offset) + 9_000);
@@ -219,10 +247,12 @@ impl Fleet {
         };
         format!(
             "Tiebar: {} instances share one circuit breaker, kept in {store}.\n  \
+             dashboard  http://127.0.0.1:{}\n  \
              service    http://127.0.0.1:{}\n  \
              instances  http://127.0.0.1:{} …   (what each knows: http://127.0.0.1:{}/breakers)\n  \
              status     http://127.0.0.1:{}/breakers\n\n",
             self.members.len(),
+            port(8_080),
             port(9_000),
             port(8_001),
             port(8_101),

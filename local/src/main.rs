@@ -1,4 +1,4 @@
-//! `cargo run`: upstream, instances, load and operator in one process, over the embedded store or a real Redis.
+//! `cargo run`: upstream, instances, load, operator and dashboard in one process, over the embedded store or a real Redis.
 
 mod fleet;
 mod screen;
@@ -11,8 +11,8 @@ use std::time::Duration;
 use tiebar::cli::{LogFlags, StoreOptions, duration, parse_flags, terminated};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-/// Runs a whole Tiebar on this machine: an unreliable service, three proxies that share its circuit breaker, load, and
-/// the operator.
+/// Runs a whole Tiebar on this machine: an unreliable service, three proxies that share its circuit breaker, load,
+/// the operator and the dashboard.
 ///
 /// The service is scripted: sick for a while, then well, again and again. On a terminal, type a letter and Enter to
 /// interfere.
@@ -29,7 +29,7 @@ struct Flags {
     /// CircuitBreakers instead of the built-in one: a YAML file or a folder; they must name `unreliable_service`
     #[arg(long, env = "TIEBAR_LOCAL_BREAKERS", value_name = "PATH")]
     breakers: Option<PathBuf>,
-    /// Added to every port (9000, 8001 …, 8101 …, 8081)
+    /// Added to every port (8080, 9000, 8001 …, 8101 …, 8081)
     #[arg(long, env = "TIEBAR_LOCAL_PORT_OFFSET", value_name = "NUMBER", default_value_t = 0,
           value_parser = clap::value_parser!(u16).range(0..=50_000))]
     port_offset: u16,
