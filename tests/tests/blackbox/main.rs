@@ -1,0 +1,3 @@
+//! Black-box tests: one binary, so that the programs are built once and linked once.
+
+mod trip;
