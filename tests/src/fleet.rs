@@ -37,7 +37,14 @@ pub struct Upstream {
 impl Upstream {
     /// Starts one that does well.
     pub async fn start(folder: &Path) -> Self {
-        let args = ["--listen", "127.0.0.1:0", "--error-percent", "0", "--log-format", "json"];
+        let args = [
+            "--listen",
+            "127.0.0.1:0",
+            "--error-percent",
+            "0",
+            "--log-format",
+            "json",
+        ];
         let process = Process::start("upstream", &binary("tiebar-upstream"), folder, &args);
         let url = format!("http://{}", process.listening(None).await);
         Self { process, url }
@@ -101,8 +108,24 @@ pub struct Instance {
 impl Instance {
     /// Starts one. `store` is the address of a Redis, there or not.
     pub async fn start(folder: &Path, name: &str, store: &str, upstream: &str, more: &[&str]) -> Self {
-        let fixed = ["--service", SERVICE, "--upstream", upstream, "--redis", store, "--instance-id", name];
-        let free = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json"];
+        let fixed = [
+            "--service",
+            SERVICE,
+            "--upstream",
+            upstream,
+            "--redis",
+            store,
+            "--instance-id",
+            name,
+        ];
+        let free = [
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--log-format",
+            "json",
+        ];
         let args: Vec<String> = fixed.iter().chain(&free).chain(more).map(ToString::to_string).collect();
         let (process, url, admin) = launch(folder, name, &args).await;
         Self {
@@ -160,7 +183,16 @@ impl Operator {
     /// Starts one over a folder.
     pub async fn start(folder: &Path, documents: &Path, store: &str) -> Self {
         let path = documents.to_str().expect("a temporary folder has a readable name");
-        let args = ["--breakers", path, "--redis", store, "--listen", "127.0.0.1:0", "--log-format", "json"];
+        let args = [
+            "--breakers",
+            path,
+            "--redis",
+            store,
+            "--listen",
+            "127.0.0.1:0",
+            "--log-format",
+            "json",
+        ];
         let process = Process::start("operator", &binary("tiebar-operator"), folder, &args);
         let url = format!("http://{}", process.listening(None).await);
         Self {

@@ -32,7 +32,9 @@ impl Answer {
     #[must_use]
     pub fn state(&self) -> &str {
         let value = self.headers.get("x-circuit-state");
-        value.and_then(|value| value.to_str().ok()).unwrap_or("no x-circuit-state")
+        value
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("no x-circuit-state")
     }
 
     /// Why the breaker rejected the call; none when it did not.
@@ -52,7 +54,9 @@ pub async fn send(method: Method, url: &str, body: &str) -> Result<Answer, Strin
     let fail = |error: &dyn std::fmt::Display| format!("{url}: {error}");
     let uri: http::Uri = url.parse().map_err(|error: http::uri::InvalidUri| fail(&error))?;
     let authority = uri.authority().ok_or_else(|| fail(&"no authority"))?.clone();
-    let stream = TcpStream::connect(authority.as_str()).await.map_err(|error| fail(&error))?;
+    let stream = TcpStream::connect(authority.as_str())
+        .await
+        .map_err(|error| fail(&error))?;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| fail(&error))?;
     let driver = tokio::spawn(connection);

@@ -1,11 +1,11 @@
 //! A process under test: started, watched, signalled and ended by its own id.
 
 use crate::wait::{PATIENCE, eventually};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde_json::Value;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
@@ -39,6 +39,7 @@ impl Process {
     /// When it cannot be started.
     #[must_use]
     pub fn start(name: &str, program: &Path, folder: &Path, args: &[&str]) -> Self {
+        allow_many_files();
         let mut child = command(program, folder, args)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -67,9 +68,9 @@ impl Process {
     /// # Panics
     /// When there is none in time.
     pub async fn logged<T>(&self, what: &str, pick: impl Fn(&str) -> Option<T>) -> T {
-        eventually(PATIENCE, &format!("{}: {what}", self.name), || {
+        eventually(PATIENCE, &format!("{}: {what}", self.name), async || {
             let log = self.log();
-            std::future::ready(log.iter().find_map(|line| pick(line)).ok_or_else(|| log.join("\n")))
+            log.iter().find_map(|line| pick(line)).ok_or_else(|| log.join("\n"))
         })
         .await
     }
@@ -145,6 +146,19 @@ pub async fn run(program: &Path, folder: &Path, args: &[&str]) -> Ended {
         stdout: text(&output.stdout),
         stderr: text(&output.stderr),
     }
+}
+
+/// A thousand calls at once are as many sockets, here and in each child, which inherits this.
+fn allow_many_files() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let limit = getrlimit(Resource::Nofile);
+        let all = Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
+        setrlimit(Resource::Nofile, all).expect("a limit may be raised to its maximum");
+    });
 }
 
 fn command(program: &Path, folder: &Path, args: &[&str]) -> Command {

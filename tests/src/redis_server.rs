@@ -5,6 +5,7 @@ use crate::wait::{PATIENCE, eventually};
 use redis::aio::MultiplexedConnection;
 use rustix::process::Signal;
 use std::path::{Path, PathBuf};
+use tiebar::state::{Reason, State};
 
 /// A server without persistence: started again, it is empty.
 #[derive(Debug)]
@@ -75,10 +76,15 @@ impl RedisServer {
     pub async fn transitions(&self, id: &str) -> Vec<String> {
         type Entry = (String, std::collections::HashMap<String, String>);
         let entries: Vec<Entry> = self.ask(&["XRANGE", &format!("cb:{id}:events"), "-", "+"]).await;
-        let field = |entry: &Entry, name: &str| entry.1.get(name).cloned().unwrap_or_default();
+        let code = |entry: &Entry, name: &str| entry.1.get(name)?.parse::<u64>().ok();
+        let state = |entry: &Entry, name: &str| {
+            let state = code(entry, name).and_then(State::from_code);
+            state.map_or("none", State::as_str)
+        };
         let line = |entry: &Entry| {
-            let [from, to, reason] = ["from", "to", "reason"].map(|name| field(entry, name));
-            format!("{from} → {to} {reason}")
+            let reason = code(entry, "reason").and_then(Reason::from_code);
+            let reason = reason.map_or("unknown", Reason::as_str);
+            format!("{} → {} {reason}", state(entry, "from"), state(entry, "to"))
         };
         entries.iter().map(line).collect()
     }
@@ -109,7 +115,16 @@ fn socket(folder: &Path) -> PathBuf {
 fn launch(folder: &Path) -> Process {
     let socket = socket(folder);
     let socket = socket.to_str().expect("a temporary folder has a readable name");
-    let args = ["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket", socket];
+    let args = [
+        "--port",
+        "0",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--unixsocket",
+        socket,
+    ];
     // `make test` installs it.
     Process::start("redis-server", Path::new("redis-server"), folder, &args)
 }

@@ -13,11 +13,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 ///
 /// # Panics
 /// When it does not happen within `bound`; says what was seen last.
-pub async fn eventually<T, E: Display, F: Future<Output = Result<T, E>>>(
-    bound: Duration,
-    what: &str,
-    mut check: impl FnMut() -> F,
-) -> T {
+pub async fn eventually<T, E: Display>(bound: Duration, what: &str, mut check: impl AsyncFnMut() -> Result<T, E>) -> T {
     let start = Instant::now();
     loop {
         let seen = match check().await {

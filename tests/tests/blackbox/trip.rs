@@ -10,10 +10,17 @@ const PUSHED: Duration = Duration::from_millis(500);
 async fn whoever_trips_all_block_within_milliseconds() {
     let fleet = Fleet::with(WALK_THROUGH).start().await;
     for tripper in 0..3 {
-        assert_eq!(fleet.trip(tripper).await, 3, "sequential calls trip exactly at the threshold");
+        assert_eq!(
+            fleet.trip(tripper).await,
+            3,
+            "sequential calls trip exactly at the threshold"
+        );
         let tripped = Instant::now();
         for other in (0..3).filter(|other| *other != tripper) {
-            let what = format!("{} blocks after {} tripped", fleet.instances[other].name, fleet.instances[tripper].name);
+            let what = format!(
+                "{} blocks after {} tripped",
+                fleet.instances[other].name, fleet.instances[tripper].name
+            );
             eventually(PUSHED, &what, async || {
                 let answer = fleet.instances[other].call().await;
                 holds(answer.blocked().as_deref() == Some("open"), format!("{answer:?}"))
@@ -25,21 +32,37 @@ async fn whoever_trips_all_block_within_milliseconds() {
         for (_, answer) in fleet.storm(10).await {
             assert_eq!((answer.status, answer.state()), (503, "open"), "{}", answer.body);
         }
-        assert_eq!(fleet.upstream.requests().await, 0, "an open circuit lets nothing through");
+        assert_eq!(
+            fleet.upstream.requests().await,
+            0,
+            "an open circuit lets nothing through"
+        );
         fleet.upstream.heal().await;
-        eventually(Duration::from_secs(6), "closed after the two seconds of open", async || {
-            let (status, state) = {
-                let answer = fleet.instances[0].call().await;
-                (answer.status, answer.state().to_owned())
-            };
-            holds(status == 200 && state == "closed", format!("{status} {state}"))
-        })
+        eventually(
+            Duration::from_secs(6),
+            "closed after the two seconds of open",
+            async || {
+                let (status, state) = {
+                    let answer = fleet.instances[0].call().await;
+                    (answer.status, answer.state().to_owned())
+                };
+                holds(status == 200 && state == "closed", format!("{status} {state}"))
+            },
+        )
         .await;
         fleet.agrees("closed").await;
     }
     let transitions = fleet.redis.transitions(Fleet::ID).await;
-    let round = ["closed → open ConsecutiveFailures", "open → half_open WaitElapsed", "half_open → closed ProbesSucceeded"];
-    assert_eq!(transitions[1..], [round, round, round].concat(), "nothing but three rounds after the seed");
+    let round = [
+        "closed → open ConsecutiveFailures",
+        "open → half_open WaitElapsed",
+        "half_open → closed ProbesSucceeded",
+    ];
+    assert_eq!(
+        transitions[1..],
+        [round, round, round].concat(),
+        "nothing but three rounds after the seed"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,10 +71,17 @@ async fn the_three_keys_tell_the_truth() {
     let keys = async || {
         let [state, failures, last] = ["state", "failures", "last_failure"].map(Fleet::key);
         let redis = &fleet.redis;
-        (redis.get(&state).await, redis.get(&failures).await, redis.get(&last).await)
+        (
+            redis.get(&state).await,
+            redis.get(&failures).await,
+            redis.get(&last).await,
+        )
     };
     let (state, failures, last) = keys().await;
-    assert_eq!((state.as_deref(), failures.as_deref(), last), (Some("closed"), Some("0"), None));
+    assert_eq!(
+        (state.as_deref(), failures.as_deref(), last),
+        (Some("closed"), Some("0"), None)
+    );
 
     fleet.upstream.fail().await;
     fleet.instances[0].call().await;
@@ -80,7 +110,10 @@ async fn the_three_keys_tell_the_truth() {
     let (seconds, decimals) = last.split_once('.').expect("a decimal point");
     assert_eq!(decimals.len(), 2, "{last}");
     let seconds: u64 = seconds.parse().expect("Unix seconds");
-    assert!((called_at.0..=now.0).contains(&seconds), "{last} is not from {called_at:?} to {now:?}");
+    assert!(
+        (called_at.0..=now.0).contains(&seconds),
+        "{last} is not from {called_at:?} to {now:?}"
+    );
 
     // One probe under way, none finished: half-open, no failures in this round.
     fleet.upstream.faults(r#"{"latencyMs": 1500}"#).await;
