@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tiebar::cli::StoreOptions;
+use tiebar::cli::{StoreOptions, without_password};
 use tiebar::guard::{Breakers, Guard};
 use tiebar::id::ServiceId;
 use tiebar::memory::MemoryStore;
@@ -93,7 +93,7 @@ impl Fleet {
                 redis
                     .now()
                     .await
-                    .map_err(|error| anyhow::anyhow!("--redis {url}: {error}"))?;
+                    .map_err(|error| anyhow::anyhow!("--redis {}: {error}", without_password(url)))?;
                 (Arc::new(redis), None)
             }
             None => {
