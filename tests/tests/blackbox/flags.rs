@@ -118,7 +118,7 @@ async fn unknown_flags_and_bad_values_are_one_clear_line() {
 
 #[tokio::test]
 async fn an_instance_names_what_is_wrong_with_its_route() {
-    for service in ["a b", "a:b", "A", "", "a/b/c", "{a}", "a\nb", "-a"] {
+    for service in ["a b", "a:b", "A", "", "a/b/c", "{a}", "a\nb", "a-"] {
         let args = [
             "--service",
             service,

@@ -6,15 +6,21 @@ use tests::{Fleet, WALK_THROUGH, eventually, holds};
 /// Half the pause between two resyncs: what arrives within it was pushed.
 const PUSHED: Duration = Duration::from_millis(500);
 
+async fn late(fleet: &Fleet, instance: usize) -> f64 {
+    let metrics = fleet.instances[instance].metrics().await;
+    metrics.value("tiebar_late_outcomes_total", &[]).unwrap_or(0.0)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_trips_all_block_within_milliseconds() {
     let fleet = Fleet::with(WALK_THROUGH).start().await;
+    let mut fewest = f64::MAX;
     for tripper in 0..3 {
-        assert_eq!(
-            fleet.trip(tripper).await,
-            3,
-            "sequential calls trip exactly at the threshold"
-        );
+        let before = late(&fleet, tripper).await;
+        assert_eq!(fleet.trip(tripper).await, 3, "judged at the third failure");
+        // A call waits for the store's word on the failures before it, so there should be no fourth; a machine that is
+        // busier than the 20 ms it waits may let one by, as a late one.
+        fewest = fewest.min(late(&fleet, tripper).await - before);
         let tripped = Instant::now();
         for other in (0..3).filter(|other| *other != tripper) {
             let what = format!(
@@ -52,6 +58,7 @@ async fn whoever_trips_all_block_within_milliseconds() {
         .await;
         fleet.agrees("closed").await;
     }
+    assert_eq!(fewest, 0.0, "sequential calls trip exactly at the threshold");
     let transitions = fleet.redis.transitions(Fleet::ID).await;
     let round = [
         "closed → open ConsecutiveFailures",
