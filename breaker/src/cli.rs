@@ -40,11 +40,10 @@ enum LogFormat {
 }
 
 impl LogFlags {
-    /// As [`Self::start`], but warnings only unless another level than the default was asked for: the terminal shows
-    /// something else.
-    pub fn start_quietly(mut self) {
+    /// As [`Self::start`], but at this level unless another than the default was asked for: something else is shown.
+    pub fn start_quietly(mut self, level: LevelFilter) {
         if self.log_level == LevelFilter::INFO {
-            self.log_level = LevelFilter::WARN;
+            self.log_level = level;
         }
         self.start();
     }
