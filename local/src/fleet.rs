@@ -103,6 +103,8 @@ pub(crate) struct Fleet {
     others: Vec<JoinHandle<anyhow::Result<()>>>,
     stop: watch::Sender<bool>,
     seen: Vec<Event>,
+    /// The store's time at the start, in ms.
+    started: u64,
     timeline: Vec<String>,
     _folder: tempfile::TempDir,
 }
@@ -189,6 +191,7 @@ impl Fleet {
             others,
             stop,
             seen: Vec::new(),
+            started: 0,
             timeline: Vec::new(),
             _folder: folder,
         };
@@ -202,6 +205,7 @@ impl Fleet {
         }
         // What an earlier run left in a Redis is not part of this one.
         fleet.seen = fleet.store.events(&fleet.id, 100).await.unwrap_or_default();
+        fleet.started = fleet.store.now().await.unwrap_or_default();
         fleet.load()?;
         Ok(fleet)
     }
@@ -293,7 +297,7 @@ impl Fleet {
     }
 
     pub(crate) async fn picture(&mut self, at: Duration) -> Picture {
-        self.look(at).await;
+        self.look().await;
         let stored = match self.store.snapshot(&self.id).await {
             Ok(Some(snapshot)) => snapshot.view.state.to_string(),
             Ok(None) => "nothing yet".to_owned(),
@@ -309,7 +313,7 @@ impl Fleet {
     }
 
     /// Takes over new transitions.
-    async fn look(&mut self, at: Duration) {
+    async fn look(&mut self) {
         let Ok(events) = self.store.events(&self.id, 100).await else {
             return;
         };
@@ -322,10 +326,11 @@ impl Fleet {
                 } else {
                     &event.instance
                 };
-                let evidence = if event.snapshot == "{}" { "" } else { &event.snapshot };
-                let seconds = at.as_secs_f64();
+                // By the store's clock, which wrote it.
+                let seconds = event.at.saturating_sub(self.started) as f64 / 1_000.0;
+                let evidence = crate::evidence::words(&event.snapshot);
                 self.timeline.push(format!(
-                    "{seconds:>5.1}s {from} → {} {} by {by} {evidence}",
+                    "{seconds:>5.1}s {from} → {} {} by {by}{evidence}",
                     event.to, event.reason
                 ));
             }

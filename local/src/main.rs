@@ -1,5 +1,6 @@
 //! `cargo run`: upstream, instances, load and operator in one process, over the embedded store or a real Redis.
 
+mod evidence;
 mod fleet;
 mod keys;
 mod member;
@@ -120,6 +121,8 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
             }
             _ = watch.tick(), if play.is_some() => {
                 if let Some(news) = play.as_mut().and_then(|play| play.look(&mut fleet)) {
+                    // What led to it comes first.
+                    screen.show(&fleet.picture(started.elapsed()).await);
                     screen.say(&stamped(started.elapsed(), &news.line));
                     if news.over {
                         play = None;

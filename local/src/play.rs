@@ -62,7 +62,7 @@ impl Play {
             }
             'k' => (
                 Scene::Aiming,
-                "an instance is killed as soon as it probes: its slot must come back by itself",
+                "an instance is killed as soon as it probes: what it holds must come back by itself",
             ),
             's' => match fleet.toggle_store() {
                 None => {
@@ -135,7 +135,7 @@ impl Play {
                 None
             }
             Scene::Killed(name) if closed > 0 => over(format!(
-                "closed {} after {name} died: its lease ended and its slot was free again",
+                "closed {} after {name} died with a probe: the round was not wedged",
                 after(self.since)
             )),
             Scene::Cut if all > 0 && alive.iter().all(|status| status.degraded) => over(format!(

@@ -11,8 +11,7 @@ const TIMELINE: usize = 100;
 /// Pause between plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(2);
 /// What the keys do.
-const KEYS: &str = "h heal the service · b break it · k kill an instance while it probes · s cut the store, or restore it · \
-                    a the script again · q quit";
+const KEYS: &str = "h heal · b break · k kill a prober · s cut or restore the store · a script · q quit";
 
 pub(crate) struct Screen {
     terminal: bool,

@@ -9,6 +9,7 @@ mod fleet;
 mod http_client;
 mod process;
 mod redis_server;
+mod terminal;
 mod wait;
 
 pub use binaries::binary;
@@ -16,4 +17,5 @@ pub use fleet::{Fleet, FleetBuilder, Instance, Operator, Upstream, WALK_THROUGH,
 pub use http_client::{Answer, Metrics, get, send, try_get};
 pub use process::{Ended, Process, run};
 pub use redis_server::RedisServer;
+pub use terminal::Terminal;
 pub use wait::{PATIENCE, eventually, holds};

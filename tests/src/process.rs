@@ -161,7 +161,7 @@ fn allow_many_files() {
     });
 }
 
-fn command(program: &Path, folder: &Path, args: &[&str]) -> Command {
+pub(crate) fn command(program: &Path, folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(program);
     command
         .args(args)
