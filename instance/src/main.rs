@@ -13,7 +13,7 @@ use tiebar::policy::Config;
 
 /// Forwards HTTP calls to a service, guarded by its shared circuit breaker.
 #[derive(Debug, Parser)]
-#[command(name = "tiebar-instance", version)]
+#[command(name = "tiebar-instance", version = tiebar::cli::version())]
 struct Flags {
     /// The breaker's id: NAME or NAMESPACE/NAME
     #[arg(

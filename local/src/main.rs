@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 /// The service is scripted: sick for a while, then well, again and again. On a terminal, type a letter and Enter to
 /// interfere.
 #[derive(Debug, Parser)]
-#[command(name = "tiebar-local", version)]
+#[command(name = "tiebar-local", version = tiebar::cli::version())]
 struct Flags {
     /// A Redis to keep the breaker in [default: a store inside this process]
     #[arg(long, env = "TIEBAR_REDIS", value_name = "URL", help_heading = "Store")]

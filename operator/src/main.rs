@@ -14,7 +14,7 @@ use tiebar::id::ServiceId;
 /// Reads `CircuitBreaker` documents from a file or folder, which it watches, and keeps what it programmed as the
 /// documents say.
 #[derive(Debug, Parser)]
-#[command(name = "tiebar-operator", version)]
+#[command(name = "tiebar-operator", version = tiebar::cli::version())]
 struct Flags {
     #[command(subcommand)]
     command: Option<Command>,
