@@ -12,7 +12,7 @@ FROM docker.io/library/rust:1.95-alpine AS build
 RUN apk add --no-cache gcc musl-dev
 # The dependencies of each binary are written into it, for syft, trivy, grype and cargo-audit: the software bill of
 # materials travels with the program instead of beside it.
-RUN cargo install --locked --version 0.7.6 cargo-auditable
+RUN cargo install --locked --version 0.7.7 cargo-auditable
 WORKDIR /src
 COPY . .
 ARG COMMIT=""
