@@ -10,6 +10,12 @@
 {{- if and (not .Values.redis.enabled) (not $external.url) -}}
 {{- $errors = append $errors "there is no Redis: set externalRedis.url (redis://HOST:PORT), or redis.enabled=true for one without persistence" -}}
 {{- end -}}
+{{- if not (regexMatch "^$|^redis(s?://|s?[+](sentinel|cluster)://)." $external.url) -}}
+{{- $errors = append $errors (printf "externalRedis.url is %q; wanted redis://HOST:PORT, rediss://HOST:PORT, redis+sentinel://HOST:26379/MASTER-NAME or redis+cluster://HOST:6379" $external.url) -}}
+{{- end -}}
+{{- if and (hasPrefix "redis+sentinel" (replace "rediss" "redis" $external.url)) (not (regexMatch "://[^/]+/[^/]+$" $external.url)) -}}
+{{- $errors = append $errors "externalRedis.url does not name the master: redis+sentinel://HOST:26379,HOST:26379/MASTER-NAME" -}}
+{{- end -}}
 {{- if regexMatch "^[a-z+]+://[^/]*@" $external.url -}}
 {{- $errors = append $errors "externalRedis.url holds a user or password, which anyone who may read pods would see; put them into a Secret and name it in externalRedis.existingSecret" -}}
 {{- end -}}
