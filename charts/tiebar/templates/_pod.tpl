@@ -27,9 +27,9 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 securityContext:
   runAsNonRoot: true
-  runAsUser: {{ default 65532 .user }}
-  runAsGroup: {{ default 65532 .user }}
-  fsGroup: {{ default 65532 .user }}
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
   seccompProfile: {type: RuntimeDefault}
 {{- with .values.priorityClassName }}
 priorityClassName: {{ . }}
