@@ -336,7 +336,10 @@ impl Recorder {
 
     /// An instance whose own window meets the rule for a resync interval, without a shared trip, opens alone.
     fn consider_isolation(&mut self, now: Instant) {
-        let Some(config) = self.local_config() else { return };
+        let Some(config) = self.local_config() else {
+            self.alone_since = None;
+            return;
+        };
         let shared_closed = self
             .heard
             .as_ref()
@@ -533,7 +536,9 @@ impl Recorder {
         {
             until = until.min(since + self.settings.store_patience);
         }
-        if let Some(since) = self.alone_since {
+        if let Some(since) = self.alone_since
+            && self.governor == Governor::Shared
+        {
             until = until.min(since + self.settings.resync);
         }
         if self.governor != Governor::Shared || self.ramping() {

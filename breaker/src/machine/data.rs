@@ -6,6 +6,10 @@ use crate::state::{Reason, State};
 use crate::store::{Event, InstanceShare, Leader, Snapshot, View};
 use std::collections::{BTreeMap, VecDeque};
 
+/// Two decisions are further apart only when the store's clock was set or nobody called, milliseconds: instances resync
+/// each second, at most every four when their fleet is large.
+const LEAP_MS: u64 = 20_000;
+
 /// Everything under one service id.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Row {
@@ -132,6 +136,8 @@ pub struct Core {
     pub before: u64,
     /// The last sweep.
     pub swept_at: u64,
+    /// When the clock last leapt by more than [`LEAP_MS`]; nobody is forgotten on the strength of that.
+    pub leapt_at: u64,
     /// Instances known at the last sweep, and new ones since.
     pub known: u64,
     /// The next instance's number.
@@ -236,6 +242,7 @@ impl Core {
             in_second: 0,
             before: 0,
             swept_at: now,
+            leapt_at: 0,
             known: 0,
             next_index: 1,
             last_trip: String::new(),
@@ -249,6 +256,9 @@ impl Core {
         if reading < self.clock {
             self.offset += self.clock - reading;
         } else {
+            if reading - self.clock >= LEAP_MS {
+                self.leapt_at = reading;
+            }
             self.clock = reading;
         }
     }

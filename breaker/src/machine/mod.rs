@@ -514,14 +514,17 @@ impl<'a> Turn<'a> {
     fn sweep(&mut self, data: &mut Data) {
         let now = data.core.clock;
         data.core.swept_at = now;
+        // I6: a batch may be retried for 10 s of the instance's time, whatever the store's clock does meanwhile.
+        let settled = data.core.leapt_at == 0 || now - data.core.leapt_at >= FORGET_MS;
+        let silent = |at: u64| settled && now - at >= FORGET_MS;
         let kept: Vec<String> = data
             .instances
             .iter()
-            .filter(|(_, record)| now - record.seen < FORGET_MS || data.share(record).calls > 0)
+            .filter(|(_, record)| !silent(record.seen) || data.share(record).calls > 0)
             .map(|(name, _)| name.clone())
             .collect();
         data.instances.retain(|name, _| kept.contains(name));
-        data.boots.retain(|_, marker| now - marker.at < FORGET_MS);
+        data.boots.retain(|_, marker| !silent(marker.at));
         data.core.known = data.instances.len() as u64;
         data.core.gauge = judge::shares(data).iter().map(|share| share.gauge).sum();
     }
