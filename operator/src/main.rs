@@ -48,6 +48,8 @@ enum Command {
         #[arg(short, long, required = true, value_name = "FILE")]
         file: Vec<PathBuf>,
     },
+    /// Print the CustomResourceDefinition, for kubectl apply --server-side -f -
+    Crd,
     /// Say why a breaker did or did not trip
     Explain {
         /// NAME or NAMESPACE/NAME
@@ -65,6 +67,10 @@ async fn main() -> ExitCode {
     let result = match &flags.command {
         None | Some(Command::Run) => run(&flags).await,
         Some(Command::Validate { file }) => validate(file),
+        Some(Command::Crd) => {
+            print!("{}", crds::yaml());
+            Ok(())
+        }
         Some(Command::Explain { id }) => explain(&flags, id).await,
     };
     match result {

@@ -111,10 +111,16 @@ impl RedisStore {
         let url = settings.url.replacen("redis+unix://", "unix://", 1);
         let info = redis::IntoConnectionInfo::into_connection_info(url).map_err(refused)?;
         let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
-        let resp3 = info
+        let mut resp3 = info
             .redis_settings()
             .clone()
             .set_protocol(redis::ProtocolVersion::RESP3);
+        if let Some(username) = &settings.username {
+            resp3 = resp3.set_username(username);
+        }
+        if let Some(password) = &settings.password {
+            resp3 = resp3.set_password(password);
+        }
         let client = redis::Client::open(info.set_tcp_settings(tcp).set_redis_settings(resp3)).map_err(refused)?;
         Ok(Self {
             client,
