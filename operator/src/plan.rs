@@ -1,7 +1,7 @@
 //! What to do, from what is wanted and what is stored. Pure; `file_mode` applies it.
 
 use crate::source::Reading;
-use crds::Document;
+use crds::{Document, Notes, Stored};
 use std::collections::BTreeMap;
 use tiebar::id::ServiceId;
 use tiebar::store::{Leader, Programme, StoredConfig};
@@ -39,7 +39,7 @@ pub(crate) fn desired(good: &BTreeMap<ServiceId, Document>, reading: &Reading) -
 pub(crate) fn programme(document: &Document, leader: &Leader) -> Programme {
     Programme {
         leader: leader.clone(),
-        spec: document.resolved.json.clone(),
+        spec: Stored::write(&document.resolved.json, &Notes::of(&document.annotations)),
         policy: document.resolved.policy.clone(),
         forced: document.resolved.forced,
     }

@@ -597,17 +597,10 @@ fn no_evidence() -> String {
 
 /// Counts of the last `failures` causes, most first, at most five, as JSON pairs.
 fn causes_json(core: &Core, failures: u64) -> String {
-    let mut counts = vec![0_u64; core.causes.len()];
-    let skip = (core.recent.len() as u64).saturating_sub(failures) as usize;
-    for index in &core.recent[skip..] {
-        counts[usize::from(*index)] += 1;
-    }
-    let mut ranked: Vec<usize> = (0..counts.len()).filter(|index| counts[*index] > 0).collect();
-    ranked.sort_by(|a, b| counts[*b].cmp(&counts[*a]).then(a.cmp(b)));
-    let pairs: Vec<String> = ranked
+    let pairs: Vec<String> = core
+        .ranked_causes(failures)
         .iter()
-        .take(5)
-        .map(|index| format!("[\"{}\",{}]", core.causes[*index], counts[*index]))
+        .map(|(cause, count)| format!("[\"{cause}\",{count}]"))
         .collect();
     format!("[{}]", pairs.join(","))
 }
