@@ -85,3 +85,20 @@ spec:
 {{- $seconds := ternary (mul 60 (trimSuffix "m" $drain | int)) (trimSuffix "s" $drain | int) (hasSuffix "m" $drain) -}}
 {{- add 10 $seconds -}}
 {{- end }}
+
+{{- /* Whether the dashboard speaks to the API server: when it acts, and when it asks who somebody is. */}}
+{{- define "tiebar.uiNeedsApi" -}}
+{{- if or .Values.ui.actions (and (eq .Values.ui.auth.mode "token") (not .Values.ui.auth.tokenSecret)) -}}
+true
+{{- end -}}
+{{- end }}
+
+{{- /* The names under which people reach the dashboard; it turns others away, as they may be rebound. */}}
+{{- define "tiebar.uiHosts" -}}
+{{- $service := printf "%s-ui" (include "tiebar.fullname" .) -}}
+{{- $inNamespace := printf "%s.%s" $service .Release.Namespace -}}
+{{- $hosts := list $service $inNamespace (printf "%s.svc" $inNamespace) (printf "%s.svc.cluster.local" $inNamespace) -}}
+{{- if .Values.ui.ingress.enabled }}{{ $hosts = concat $hosts .Values.ui.ingress.hosts }}{{ end -}}
+{{- if .Values.ui.httpRoute.enabled }}{{ $hosts = concat $hosts .Values.ui.httpRoute.hostnames }}{{ end -}}
+{{- concat $hosts .Values.ui.allowHosts | uniq | toJson -}}
+{{- end }}

@@ -31,6 +31,9 @@
 {{- if and .Values.ui.actions (eq .Values.ui.auth.mode "none") -}}
 {{- $errors = append $errors "ui.actions is true while ui.auth.mode is none: anyone could open and close circuits; set ui.auth.mode to token or proxy-header" -}}
 {{- end -}}
+{{- if and (eq .Values.ui.auth.mode "proxy-header") (not .Values.ui.auth.proxies) -}}
+{{- $errors = append $errors "ui.auth.proxies is empty while ui.auth.mode is proxy-header: anyone could send that header; name the networks the proxy connects from" -}}
+{{- end -}}
 {{- if and .Values.ui.ingress.enabled (not .Values.ui.ingress.hosts) -}}
 {{- $errors = append $errors "ui.ingress.hosts is empty while ui.ingress.enabled is true; name at least one host" -}}
 {{- end -}}
