@@ -285,6 +285,19 @@ impl RedisStore {
         })
     }
 
+    /// What the server does when its memory is full (`maxmemory-policy`). Anything but `noeviction` may take a breaker's
+    /// state away.
+    ///
+    /// # Errors
+    /// When the server cannot be asked; a user may also lack the right to `INFO`.
+    pub async fn eviction_policy(&self) -> StoreResult<String> {
+        let text: String = self.query(redis::cmd("INFO").arg("memory")).await?;
+        let policy = text.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+        policy
+            .map(|policy| policy.trim().to_owned())
+            .ok_or_else(|| StoreError::Protocol("INFO memory without maxmemory_policy".to_owned()))
+    }
+
     /// The server's clock, or the tests'.
     async fn clock_now(&self) -> StoreResult<u64> {
         if let Some(clock) = &self.clock {
