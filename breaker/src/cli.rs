@@ -101,6 +101,18 @@ fn store_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// What `--version` says: the version, and the commit when the build was told it (`TIEBAR_COMMIT`).
+///
+/// Told rather than asked of git, because an image is built from a context without `.git`.
+#[must_use]
+pub fn version() -> &'static str {
+    static VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| match option_env!("TIEBAR_COMMIT") {
+        None | Some("") => env!("CARGO_PKG_VERSION").to_owned(),
+        Some(commit) => format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
+    });
+    &VERSION
+}
+
 /// Resolves at SIGTERM or Ctrl-C. Listens from the call on, not from the first poll.
 ///
 /// # Errors

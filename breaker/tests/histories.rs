@@ -23,7 +23,7 @@ use tiebar::redis::{RedisSettings, RedisStore, SCRIPT, codec};
 use tiebar::state::Cause;
 use tiebar::store::{
     Announcement, Beat, Event, Exchange, Leader, Programme, Reply, Snapshot, Status, Store, StoreResult, StoredConfig,
-    Written,
+    Survey, Written,
 };
 use tokio::sync::broadcast;
 use tokio::time::Instant;
@@ -120,6 +120,9 @@ impl Store for Recorded {
     }
     fn instances<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Vec<Beat>>> {
         self.store.instances(id)
+    }
+    fn survey<'a>(&'a self, ids: &'a [ServiceId]) -> BoxFuture<'a, StoreResult<Vec<StoreResult<Survey>>>> {
+        self.store.survey(ids)
     }
     fn ids(&self) -> BoxFuture<'_, StoreResult<Vec<ServiceId>>> {
         self.store.ids()

@@ -10,9 +10,9 @@ mod rules;
 mod schema;
 mod spec;
 pub mod status;
+mod stored;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod stored;
 mod validate;
 
 pub use document::{Document, DocumentError, parse_documents};

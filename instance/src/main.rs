@@ -15,7 +15,7 @@ use tiebar::policy::Config;
 /// Forwards HTTP calls to a service, guarded by its shared circuit breaker.
 #[derive(Debug, Parser)]
 // Negative numbers are values out of range, not unknown flags.
-#[command(name = "tiebar-instance", version, allow_negative_numbers = true)]
+#[command(name = "tiebar-instance", version = tiebar::cli::version(), allow_negative_numbers = true)]
 struct Flags {
     /// The breaker's id: NAME or NAMESPACE/NAME
     #[arg(

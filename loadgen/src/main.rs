@@ -20,7 +20,7 @@ use tiebar::cli::{LogFlags, parse_flags, terminated};
 /// expectations held (without a scenario: if at least one call was answered), 1 if not, 2 for bad flags or a bad scenario.
 #[derive(Debug, Parser)]
 // Negative numbers are values out of range, not unknown flags.
-#[command(name = "tiebar-loadgen", version, allow_negative_numbers = true)]
+#[command(name = "tiebar-loadgen", version = tiebar::cli::version(), allow_negative_numbers = true)]
 struct Flags {
     /// Where calls go, in turn; repeatable, comma-separated in the environment. Takes precedence over a scenario's
     /// targets [default: http://127.0.0.1:8001, :8002 and :8003]

@@ -25,7 +25,7 @@ use tracing::level_filters::LevelFilter;
 /// The service is scripted: sick for a while, then well, again and again. On a terminal, keys interfere.
 #[derive(Debug, Parser)]
 // Negative numbers are values out of range, not unknown flags.
-#[command(name = "tiebar-local", version, allow_negative_numbers = true)]
+#[command(name = "tiebar-local", version = tiebar::cli::version(), allow_negative_numbers = true)]
 struct Flags {
     /// A Redis to keep the breaker in [default: a store inside this process]
     #[arg(long, env = "TIEBAR_REDIS", value_name = "URL", help_heading = "Store")]

@@ -15,7 +15,7 @@ use tiebar::redis::RedisStore;
 /// Reads `CircuitBreaker`s from Kubernetes, or from a file or folder, which it watches; keeps the store as they say, and
 /// reports the store's state back.
 #[derive(Debug, Parser)]
-#[command(name = "tiebar-operator", version)]
+#[command(name = "tiebar-operator", version = tiebar::cli::version())]
 struct Flags {
     #[command(subcommand)]
     command: Option<Command>,
