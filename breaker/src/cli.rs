@@ -133,7 +133,8 @@ pub fn terminated() -> std::io::Result<impl Future<Output = ()> + Send + 'static
 #[cfg(feature = "redis")]
 #[derive(Debug, Clone, Args)]
 pub struct StoreFlags {
-    /// The Redis that keeps the breakers: redis://, rediss:// or redis+unix://
+    /// The Redis that keeps the breakers: redis://HOST:PORT, rediss:// for TLS, redis+unix:///PATH,
+    /// redis+sentinel://HOST:PORT,…/MASTER-NAME or redis+cluster://HOST:PORT,… (rediss+… for TLS)
     #[arg(
         long,
         global = true,
@@ -169,6 +170,33 @@ pub struct StoreOptions {
         help_heading = "Store"
     )]
     redis_password_file: Option<std::path::PathBuf>,
+    /// The authorities that TLS trusts, PEM [default: the web's]
+    #[arg(
+        long,
+        global = true,
+        env = "TIEBAR_REDIS_CA_FILE",
+        value_name = "FILE",
+        help_heading = "Store"
+    )]
+    redis_ca_file: Option<std::path::PathBuf>,
+    /// The certificate to show to the Redis, PEM; with --redis-key-file
+    #[arg(
+        long,
+        global = true,
+        env = "TIEBAR_REDIS_CERT_FILE",
+        value_name = "FILE",
+        help_heading = "Store"
+    )]
+    redis_cert_file: Option<std::path::PathBuf>,
+    /// The key of that certificate, PEM; these four files are read again at each connection
+    #[arg(
+        long,
+        global = true,
+        env = "TIEBAR_REDIS_KEY_FILE",
+        value_name = "FILE",
+        help_heading = "Store"
+    )]
+    redis_key_file: Option<std::path::PathBuf>,
     /// How long to wait for a reply, such as 200ms; 1ms to 1m
     #[arg(long, global = true, env = "TIEBAR_STORE_TIMEOUT", value_name = "DURATION", default_value = "200ms", value_parser = store_timeout,
           help_heading = "Store")]
@@ -183,7 +211,7 @@ pub struct StoreOptions {
         help_heading = "Store"
     )]
     key_prefix: String,
-    /// How keys are spelled: `plain` (cb:ID:state), `hash-tag` (cb:{ID}:state, for Redis Cluster), `auto`
+    /// How keys are spelled: `plain` (cb:ID:state), `hash-tag` (cb:{ID}:state), `auto`: hash-tag on a cluster, else plain
     #[arg(
         long,
         global = true,
@@ -227,32 +255,38 @@ impl StoreOptions {
     /// # Errors
     /// One line that names the flag and what would be right.
     pub fn open(&self, url: &str) -> Result<crate::redis::RedisStore, String> {
-        use crate::redis::{KeyStyle, RedisSettings, RedisStore};
-        const WANTED: &str = "redis://HOST:PORT, rediss://HOST:PORT or redis+unix:///PATH";
-        const SCHEMES: [&str; 4] = ["redis://", "rediss://", "redis+unix://", "unix://"];
-        if !SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
-            return Err(format!("--redis {:?}: wanted {WANTED}", without_password(url)));
-        }
-        let password = match &self.redis_password_file {
-            None => None,
-            Some(file) => {
-                let text = std::fs::read_to_string(file)
-                    .map_err(|error| format!("--redis-password-file {}: {error}", file.display()))?;
-                Some(text.trim_end_matches(['\r', '\n']).to_owned())
+        use crate::redis::{KeyStyle, RedisSettings, RedisStore, WANTED};
+        let files = [
+            ("--redis-password-file", &self.redis_password_file),
+            ("--redis-ca-file", &self.redis_ca_file),
+            ("--redis-cert-file", &self.redis_cert_file),
+            ("--redis-key-file", &self.redis_key_file),
+        ];
+        for (flag, file) in files {
+            if let Some(file) = file {
+                std::fs::read(file).map_err(|error| format!("{flag} {}: {error}", file.display()))?;
             }
+        }
+        if self.redis_cert_file.is_some() != self.redis_key_file.is_some() {
+            return Err("--redis-cert-file and --redis-key-file: wanted both or neither".to_owned());
+        }
+        let style = match self.key_style {
+            KeyStyleFlag::Plain => KeyStyle::Plain,
+            KeyStyleFlag::HashTag => KeyStyle::HashTag,
+            KeyStyleFlag::Auto if url.contains("+cluster://") => KeyStyle::HashTag,
+            KeyStyleFlag::Auto => KeyStyle::Plain,
         };
         RedisStore::new(RedisSettings {
             url: url.to_owned(),
             prefix: self.key_prefix.clone(),
-            // Cluster is not spoken yet, and everything else is written plainly.
-            style: if self.key_style == KeyStyleFlag::HashTag {
-                KeyStyle::HashTag
-            } else {
-                KeyStyle::Plain
-            },
+            style,
             timeout: self.store_timeout,
             username: self.redis_username.clone(),
-            password,
+            password: None,
+            password_file: self.redis_password_file.clone(),
+            ca_file: self.redis_ca_file.clone(),
+            cert_file: self.redis_cert_file.clone(),
+            key_file: self.redis_key_file.clone(),
         })
         .map_err(|error| format!("--redis {:?}: {error}; wanted {WANTED}", without_password(url)))
     }
