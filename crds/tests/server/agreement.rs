@@ -273,7 +273,11 @@ fn on_random_specs() {
         let mut spec = if random.bool() { json!({}) } else { full() };
         for _ in 0..random.usize(1..6) {
             let (path, all, good) = &leaves[random.usize(..leaves.len())];
-            let from = if random.u8(..20) > 0 { good } else { all };
+            let from = if random.u8(..20) > 0 && !good.is_empty() {
+                good
+            } else {
+                all
+            };
             set(&mut spec, path, from[random.usize(..from.len())].clone());
         }
         spec
