@@ -107,7 +107,7 @@ impl Operator {
 
     pub(crate) fn start_as(kubeconfig: &Path, redis: &str, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tiebar-operator"))
-            .args(["--redis", redis, "--listen", "127.0.0.1:0", "--log-level", "debug"])
+            .args(["--redis", redis, "--listen", "127.0.0.1:0", "--log-level", "info"])
             .args(arguments)
             .env("KUBECONFIG", kubeconfig)
             .stdin(Stdio::null())
