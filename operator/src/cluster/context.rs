@@ -152,9 +152,20 @@ impl Context {
     }
 
     /// Has everyone who claims an id reported.
-    pub(crate) fn report(&self, id: &ServiceId, urgent: bool) {
+    pub(crate) fn report(&self, id: &ServiceId) {
         for key in self.world().claimants(id) {
-            self.reports.now(key, urgent);
+            self.reports.now(key, false);
+        }
+    }
+
+    /// Has a change of state reported.
+    pub(crate) fn report_transition(&self, id: &ServiceId) {
+        let claimants = self.world().claimants(id);
+        if claimants.first().is_some_and(|key| self.reports.is_held(key)) {
+            self.metrics.status_writes_coalesced.inc();
+        }
+        for key in claimants {
+            self.reports.now(key, true);
         }
     }
 

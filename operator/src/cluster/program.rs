@@ -41,7 +41,7 @@ pub(crate) async fn program(context: &Context, id: &ServiceId) {
                 .push(id.clone(), Instant::now() + backoff(failures - 1), false);
         }
     }
-    context.report(id, false);
+    context.report(id);
 }
 
 async fn attempt(context: &Context, id: &ServiceId, leader: &Leader) -> StoreResult<()> {

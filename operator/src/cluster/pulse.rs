@@ -104,7 +104,7 @@ pub(crate) async fn listen(context: &Context) {
             }
         };
         match heard {
-            Ok(Announcement::Transition(id, _)) => context.report(&id, true),
+            Ok(Announcement::Transition(id, _)) => context.report_transition(&id),
             Ok(Announcement::Revision(id)) => context.programs.now(id, false),
             // A store that comes and goes must not keep everything busy.
             Ok(Announcement::Gap) | Err(RecvError::Lagged(_)) => {

@@ -20,7 +20,10 @@ pub(crate) async fn report(context: &Context, key: &Key, urgent: bool) {
     if context.leader().is_none() {
         return;
     }
-    let Some(declared) = context.world().get(key).cloned() else {
+    let declared = context.world().get(key).cloned();
+    let Some(declared) = declared else {
+        locked(&context.reported).remove(key);
+        context.reports.forget(key);
         return;
     };
     let (lost, failing, met) = {

@@ -84,10 +84,7 @@ pub(crate) async fn watch(context: Arc<Context>, number: usize, namespace: Optio
                 context.world().end(number, covers)
             }
             Ok(watcher::Event::Delete(object)) => match declared(object) {
-                Some(declared) => {
-                    forget(&context, &declared.key);
-                    context.world().remove(&declared.key)
-                }
+                Some(declared) => context.world().remove(&declared.key),
                 None => continue,
             },
             Err(error) => {
@@ -106,11 +103,6 @@ pub(crate) async fn watch(context: Arc<Context>, number: usize, namespace: Optio
         };
         context.touch(touched);
     }
-}
-
-fn forget(context: &Context, key: &Key) {
-    context.reports.forget(key);
-    super::context::locked(&context.reported).remove(key);
 }
 
 fn is_missing(error: &watcher::Error) -> bool {
