@@ -6,6 +6,7 @@ use super::lease::{Term, Timing};
 use super::metrics::Metrics;
 use super::notes::Notes;
 use super::world::{Key, Touched, World};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -79,6 +80,8 @@ pub(crate) struct Reported {
     pub(crate) failures: u32,
     /// The window's calls and failing ones, for metrics.
     pub(crate) window: Option<(u64, u64)>,
+    /// What was written last and what came of it, when that differs.
+    pub(crate) settled: Option<(Value, Value)>,
 }
 
 pub(crate) struct Context {

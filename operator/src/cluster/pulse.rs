@@ -1,8 +1,9 @@
 //! The store as seen from here: whether it answers and takes writes, and what it announces.
 
-use super::context::{Context, locked};
-use crate::plan::{Claim, plan};
+use super::context::{Context, Programmed, locked};
+use crate::plan::{Claim, HEARTBEAT_MS, is_paused, plan, requested_reset};
 use crate::status::store_reason;
+use tiebar::id::ServiceId;
 use tiebar::store::{Announcement, StoreError, StoreResult};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -31,26 +32,30 @@ async fn prove_writing(context: &Context) -> StoreResult<()> {
     let Some(leader) = context.leader() else {
         return Ok(());
     };
-    let (id, document) = {
+    let programmed: Vec<ServiceId> = {
+        let programmed = locked(&context.programmed);
+        let is_ours = |(_, known): &(&ServiceId, &Programmed)| known.of.is_some();
+        programmed.iter().filter(is_ours).map(|(id, _)| id.clone()).collect()
+    };
+    let found = {
         let world = context.world();
-        let valid = world.ids().into_iter().find_map(|id| {
+        programmed.into_iter().find_map(|id| {
             let document = world.winner(&id)?.document.clone().ok()?;
-            Some((id, document))
-        });
-        match valid {
-            Some(found) => found,
-            None => return Ok(()),
-        }
+            (!is_paused(&document)).then_some((id, document))
+        })
+    };
+    let Some((id, document)) = found else {
+        return Ok(());
     };
     let now = context.store.now().await?;
     let mut stored = context.store.config(&id).await?;
     if let Some(stored) = &mut stored {
         // As if the heartbeat were due.
-        stored.owner_seen_at = stored.owner_seen_at.min(now.saturating_sub(crate::plan::HEARTBEAT_MS));
+        stored.owner_seen_at = stored.owner_seen_at.min(now.saturating_sub(HEARTBEAT_MS));
     }
     let claim = Claim {
         document: &document,
-        handled: crate::plan::requested_reset(&document),
+        handled: requested_reset(&document),
     };
     for action in plan(Some(claim), stored.as_ref(), &leader, now) {
         crate::programmer::apply(&*context.store, &id, &action, &leader).await?;

@@ -66,7 +66,7 @@ pub(crate) async fn watch(context: Arc<Context>, number: usize, namespace: Optio
     };
     let covers = |key: &Key| namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace);
     let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
-    let mut told = false;
+    let (mut told, mut told_uninstalled) = (false, false);
     while let Some(event) = events.next().await {
         let touched = match event {
             Ok(watcher::Event::Init) => {
@@ -78,6 +78,7 @@ pub(crate) async fn watch(context: Arc<Context>, number: usize, namespace: Optio
                 None => continue,
             },
             Ok(watcher::Event::InitDone) => {
+                told_uninstalled = false;
                 if std::mem::take(&mut told) {
                     tracing::info!("CircuitBreakers are read again");
                 }
@@ -92,7 +93,9 @@ pub(crate) async fn watch(context: Arc<Context>, number: usize, namespace: Optio
                     tracing::warn!(error = %error, "CircuitBreakers cannot be watched; trying on");
                 }
                 if is_missing(&error) && is_uninstalled(&context).await {
-                    tracing::warn!("{CRD} is not installed, so there are no CircuitBreakers");
+                    if !std::mem::replace(&mut told_uninstalled, true) {
+                        tracing::warn!("{CRD} is not installed, so there are no CircuitBreakers");
+                    }
                     let mut world = context.world();
                     world.begin(number);
                     world.end(number, covers)
