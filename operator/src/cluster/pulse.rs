@@ -1,9 +1,8 @@
 //! The store as seen from here: whether it answers and takes writes, and what it announces.
 
-use super::context::{Context, Programmed, locked};
-use crate::plan::{Claim, HEARTBEAT_MS, is_paused, plan, requested_reset};
+use super::context::{Context, locked};
+use super::program::{Why, attempt};
 use crate::status::store_reason;
-use tiebar::id::ServiceId;
 use tiebar::store::{Announcement, StoreError, StoreResult};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -32,35 +31,14 @@ async fn prove_writing(context: &Context) -> StoreResult<()> {
     let Some(leader) = context.leader() else {
         return Ok(());
     };
-    let programmed: Vec<ServiceId> = {
-        let programmed = locked(&context.programmed);
-        let is_ours = |(_, known): &(&ServiceId, &Programmed)| known.of.is_some();
-        programmed.iter().filter(is_ours).map(|(id, _)| id.clone()).collect()
-    };
-    let found = {
-        let world = context.world();
-        programmed.into_iter().find_map(|id| {
-            let document = world.winner(&id)?.document.clone().ok()?;
-            (!is_paused(&document)).then_some((id, document))
-        })
-    };
-    let Some((id, document)) = found else {
-        return Ok(());
-    };
-    let now = context.store.now().await?;
-    let mut stored = context.store.config(&id).await?;
-    if let Some(stored) = &mut stored {
-        // As if the heartbeat were due.
-        stored.owner_seen_at = stored.owner_seen_at.min(now.saturating_sub(HEARTBEAT_MS));
+    let ours = locked(&context.programmed).iter().find_map(|(id, known)| {
+        known.of.as_ref()?;
+        Some(id.clone())
+    });
+    match ours {
+        Some(id) => attempt(context, &id, &leader, Why::Proof).await,
+        None => Ok(()),
     }
-    let claim = Claim {
-        document: &document,
-        handled: requested_reset(&document),
-    };
-    for action in plan(Some(claim), stored.as_ref(), &leader, now) {
-        crate::programmer::apply(&*context.store, &id, &action, &leader).await?;
-    }
-    Ok(())
 }
 
 fn judge(context: &Context, result: StoreResult<()>) {

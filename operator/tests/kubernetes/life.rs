@@ -136,7 +136,7 @@ fn what_an_operator_does_not_know_it_says_in_one_line() {
     let (place, redis) = (Place::new("flags"), Redis::start(&[]));
     let run = |kubeconfig: &std::path::Path, arguments: &[&str]| {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_tiebar-operator"))
-            .args(["--redis", &redis.url(), "--listen", "127.0.0.1:0"])
+            .args(["--redis", &redis.url()])
             .args(arguments)
             .env("KUBECONFIG", kubeconfig)
             .env_remove("KUBERNETES_SERVICE_HOST")

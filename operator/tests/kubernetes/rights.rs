@@ -15,7 +15,7 @@ fn the_service_account_may_do_its_work_and_nothing_else() {
     for allowed in [
         with(&["list", "circuitbreakers.tiebar.dev"], there),
         with(&["watch", "circuitbreakers.tiebar.dev"], there),
-        with(&["patch", "circuitbreakers.tiebar.dev/status"], there),
+        with(&["patch", "circuitbreakers.tiebar.dev", "--subresource=status"], there),
         with(&["create", "events.events.k8s.io"], there),
         with(&["patch", "events.events.k8s.io"], there),
         with(&["create", "leases.coordination.k8s.io"], here),
@@ -34,7 +34,7 @@ fn the_service_account_may_do_its_work_and_nothing_else() {
         with(&["update", "circuitbreakers.tiebar.dev"], here),
         with(&["patch", "circuitbreakers.tiebar.dev"], here),
         with(&["delete", "circuitbreakers.tiebar.dev"], here),
-        with(&["update", "circuitbreakers.tiebar.dev/status"], here),
+        with(&["update", "circuitbreakers.tiebar.dev", "--subresource=status"], here),
         with(&["get", "secrets"], here),
         with(&["list", "secrets"], here),
         with(&["get", "configmaps"], here),
@@ -60,7 +60,7 @@ fn the_service_account_may_do_its_work_and_nothing_else() {
             "update",
             "customresourcedefinitions.apiextensions.k8s.io/circuitbreakers.tiebar.dev",
         ],
-        with(&["create", "serviceaccounts/token"], here),
+        with(&["create", "serviceaccounts", "--subresource=token"], here),
         with(&["bind", "clusterroles.rbac.authorization.k8s.io"], here),
         with(&["impersonate", "users"], here),
     ] {

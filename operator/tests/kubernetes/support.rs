@@ -141,10 +141,6 @@ impl Operator {
         self.log.lock().expect("a log").clone()
     }
 
-    pub(crate) fn says(&self, text: &str) -> usize {
-        self.log().iter().filter(|line| line.contains(text)).count()
-    }
-
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a process").is_none()
     }
