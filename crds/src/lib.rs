@@ -13,6 +13,7 @@ pub mod status;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod validate;
+mod warnings;
 
 pub use document::{Document, DocumentError, parse_documents};
 #[cfg(feature = "kubernetes")]
