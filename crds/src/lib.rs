@@ -10,6 +10,7 @@ mod rules;
 mod schema;
 mod spec;
 pub mod status;
+mod stored;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod validate;
@@ -26,4 +27,5 @@ pub use spec::{
     Open, OverrideSpec, Recovery, Rejection, Service, SlidingWindow, Static, StorePolicy, Trip, WindowType,
 };
 pub use status::CircuitBreakerStatus;
+pub use stored::{Notes, Stored};
 pub use validate::{Problem, Resolved, resolve};

@@ -4,7 +4,7 @@ use crate::grpc::{GrpcBody, is_grpc, verdict};
 use crate::headers;
 use crate::rejection::{Body, Trouble, full, mark, plain, rejected, troubled};
 use crate::routes::Checked;
-use crds::{CircuitBreakerSpec, ErrorKind, FailureConditions, FallbackType};
+use crds::{CircuitBreakerSpec, ErrorKind, FailureConditions, FallbackType, Stored};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body_util::BodyExt as _;
@@ -36,8 +36,9 @@ impl Answers {
         let spec: CircuitBreakerSpec = from
             .as_ref()
             .and_then(|effective| effective.spec.as_ref())
-            .and_then(|json| serde_json::from_str(json).ok())
-            .unwrap_or_default();
+            .and_then(|json| Stored::read(json))
+            .unwrap_or_default()
+            .spec;
         let conditions = spec.failure_conditions.as_ref().map(FailureConditions::new);
         let status = spec.rejection.as_ref().and_then(|rejection| rejection.http_status_code);
         let timeout = from

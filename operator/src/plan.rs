@@ -1,7 +1,7 @@
 //! What to write into the store, from what is declared and what is stored. Pure, and the one rule for files and for
 //! Kubernetes alike; whoever calls it applies the actions and tells their outcome.
 
-use crds::Document;
+use crds::{Document, Notes, Stored};
 use tiebar::id::ServiceId;
 use tiebar::store::{Leader, Programme, Programmed, StoredConfig};
 
@@ -53,7 +53,7 @@ pub(crate) fn matches(document: &Document, programmed: &Programmed) -> bool {
     let resolved = &document.resolved;
     programmed.config.policy == resolved.policy
         && programmed.config.forced == resolved.forced
-        && programmed.spec == resolved.json
+        && programmed.spec == text(document)
 }
 
 /// The live foreign owner, if there is one.
@@ -62,11 +62,16 @@ pub(crate) fn foreign_owner<'a>(stored: &'a StoredConfig, owner: &str, now: u64)
     (live && stored.leader.owner != owner).then_some(stored.leader.owner.as_str())
 }
 
+/// What the store keeps of a document's words.
+fn text(document: &Document) -> String {
+    Stored::write(&document.resolved.json, &Notes::of(&document.annotations))
+}
+
 /// The programme a document stands for.
 fn programme(document: &Document, leader: &Leader) -> Programme {
     Programme {
         leader: leader.clone(),
-        spec: document.resolved.json.clone(),
+        spec: text(document),
         policy: document.resolved.policy.clone(),
         forced: document.resolved.forced,
     }

@@ -119,6 +119,7 @@ async fn each_role_may_do_its_work_and_nothing_else() {
     instance.beat(&[(id.clone(), beat)]).await.unwrap();
     instance.goodbye(std::slice::from_ref(&id), "i").await.unwrap();
 
+    operator.eviction_policy().await.unwrap();
     operator.reset(&id, &Leader::default(), "now").await.unwrap();
     operator.config(&id).await.unwrap().unwrap();
     operator.snapshot(&id).await.unwrap().unwrap();
