@@ -9,6 +9,7 @@ use std::time::Duration;
 use tiebar::cli::{LogFlags, StoreFlags, parse_flags, terminated};
 use tiebar::id::ServiceId;
 use tiebar::redis::RedisStore;
+use tiebar::store::StoreError;
 
 /// Programs circuit breakers into Redis and reports their state.
 ///
@@ -68,6 +69,8 @@ enum Command {
     /// Print the CustomResourceDefinition, for kubectl apply --server-side -f -
     #[cfg(feature = "kubernetes")]
     Crd,
+    /// Print the least rights in Redis per role, as the lines of an ACL file
+    Acl,
     /// Say why a breaker did or did not trip
     Explain {
         /// NAME or NAMESPACE/NAME
@@ -90,6 +93,10 @@ async fn main() -> ExitCode {
             print!("{}", crds::yaml());
             Ok(())
         }
+        Some(Command::Acl) => flags
+            .store
+            .open()
+            .map(|store| print!("{}", operator::acl(store.keys()))),
         Some(Command::Explain { id }) => explain(&flags, id).await,
     };
     match result {
@@ -102,7 +109,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(flags: &Flags) -> Result<(), String> {
-    let store = flags.store.open()?;
+    let store = Arc::new(flags.store.open()?);
+    tokio::spawn(warn_of_eviction(Arc::clone(&store)));
     let shutdown = terminated().map_err(|error| format!("cannot wait for signals: {error}"))?;
     let Some(path) = &flags.breakers else {
         return run_in_cluster(flags, store, shutdown).await;
@@ -117,17 +125,38 @@ async fn run(flags: &Flags) -> Result<(), String> {
         owner: flags.cluster_id.clone(),
         every: Duration::from_secs(1),
     };
-    let operator = FileMode::bind(Arc::new(store), settings)
+    let operator = FileMode::bind(store, settings)
         .await
         .map_err(|error| format!("cannot start on {} (--listen): {error}", flags.listen))?
         .with_keys(keys);
     operator.run(shutdown).await.map_err(|error| error.to_string())
 }
 
+/// Says so when Redis may throw breakers away; asks until there is an answer.
+async fn warn_of_eviction(store: Arc<RedisStore>) {
+    loop {
+        match store.eviction_policy().await {
+            Ok(policy) if policy == "noeviction" => return,
+            Ok(policy) => {
+                tracing::warn!(
+                    policy,
+                    "Redis may evict breakers when its memory is full; wanted maxmemory-policy noeviction"
+                );
+                return;
+            }
+            // Not every user may ask.
+            Err(StoreError::Refused(_) | StoreError::Protocol(_)) => return,
+            Err(StoreError::Unreachable(_) | StoreError::TimedOut(_)) => {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+            }
+        }
+    }
+}
+
 #[cfg(feature = "kubernetes")]
 async fn run_in_cluster(
     flags: &Flags,
-    store: RedisStore,
+    store: Arc<RedisStore>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), String> {
     let settings = operator::cluster::Settings {
@@ -138,12 +167,12 @@ async fn run_in_cluster(
         keys: store.keys().clone(),
         pace: flags.pace,
     };
-    let cluster = operator::cluster::Cluster::bind(Arc::new(store), settings).await?;
+    let cluster = operator::cluster::Cluster::bind(store, settings).await?;
     cluster.run(shutdown).await
 }
 
 #[cfg(not(feature = "kubernetes"))]
-async fn run_in_cluster(_: &Flags, _: RedisStore, _: impl Future<Output = ()> + Send) -> Result<(), String> {
+async fn run_in_cluster(_: &Flags, _: Arc<RedisStore>, _: impl Future<Output = ()> + Send) -> Result<(), String> {
     Err("--breakers PATH is required: this build reads CircuitBreakers from files only".to_owned())
 }
 

@@ -59,7 +59,7 @@ impl Keys {
         ServiceId::parse(id.trim_start_matches('{').trim_end_matches('}')).ok()
     }
 
-    /// What stands before every key.
+    /// What stands before every key and channel.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.prefix
