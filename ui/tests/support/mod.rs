@@ -1,4 +1,5 @@
 //! A fleet in every state there is, made by the very requests that instances and operators send.
+#![allow(dead_code, reason = "each test uses its part")]
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -48,6 +49,14 @@ impl Fleet {
         };
         self.store
             .configure(&id(name), &programme)
+            .await
+            .expect("the store answers");
+    }
+
+    /// Deletes a breaker.
+    pub(crate) async fn bury(&self, name: &str) {
+        self.store
+            .tombstone(&id(name), &Self::leader())
             .await
             .expect("the store answers");
     }
