@@ -20,3 +20,4 @@ check: ## formatting, lints, documentation
 
 bench: tools ## the benchmarks, as ratios in one run
 	cargo bench --locked -p tiebar
+	cargo bench --locked -p ui

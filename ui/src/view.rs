@@ -134,9 +134,18 @@ impl Gauge {
             Self::TooFew { calls, minimum, .. } => format!("{calls} of {minimum} calls"),
             Self::Rate { bp, .. } => words::percent(bp),
             Self::Run { run, of } => format!("{run} of {of} in a row"),
-            Self::Tripped { bp, .. } => format!("{} at trip", words::percent(bp)),
-            Self::Probes { back, bad, of, .. } if bad > 0 => format!("{bad} of {of} probes bad, {back} back"),
-            Self::Probes { back, of, .. } => format!("{back} of {of} probes back"),
+            Self::Tripped { bp, .. } => words::percent(bp),
+            Self::Probes { back, of, .. } => format!("{back} of {of} back"),
+        }
+    }
+
+    /// What must be said beside the bar.
+    pub(crate) fn aside(self) -> String {
+        match self {
+            Self::Tripped { .. } => "at trip".to_owned(),
+            Self::TooFew { .. } => "not judged yet".to_owned(),
+            Self::Probes { bad, .. } if bad > 0 => format!("{bad} bad"),
+            _ => String::new(),
         }
     }
 
@@ -384,7 +393,7 @@ fn deadline(kind: Kind, breaker: &Breaker) -> Option<Deadline> {
     match kind {
         Kind::Open => at(snapshot.open_until, "probes in", "next call probes"),
         Kind::ShadowOpen => at(snapshot.open_until, "would probe in", "would probe now"),
-        Kind::HalfOpen => at(snapshot.round_until, "verdict within", "verdict due"),
+        Kind::HalfOpen => at(snapshot.round_until, "verdict in", "verdict due"),
         Kind::Ramping => at(snapshot.ramp_until, "all calls in", "all calls"),
         _ => None,
     }

@@ -46,7 +46,7 @@ async fn the_list_shows_every_state_worst_first_and_filters_by_address() {
         "CHG-4711",
         "lapses in",
         "until somebody clears it",
-        "of 5 probes",
+        "3 of 5 back",
         "1 isolated",
         "1 alone",
         "1 outdated",
