@@ -15,6 +15,8 @@ mod collector;
 mod detail;
 mod evidence;
 mod incidents;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod live;
 mod metrics;
 mod model;
@@ -30,6 +32,8 @@ mod words;
 
 pub use actions::Actions;
 pub use auth::{Auth, parse_tokens};
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::Kubernetes;
 pub use operator::Operator;
 
 use crate::app::App;

@@ -97,6 +97,11 @@ impl Bench {
     }
 
     pub(crate) async fn with(auth: Auth, acting: Acting, max_viewers: usize) -> Self {
+        Self::acting(auth, Actions::Off, acting, max_viewers).await
+    }
+
+    /// With the noting operator, unless `acting` is off: then with these actions.
+    pub(crate) async fn acting(auth: Auth, actions: Actions, acting: Acting, max_viewers: usize) -> Self {
         let (store, notes) = (Arc::new(MemoryStore::new()), Notes::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let operator = listener.local_addr().expect("an address");
@@ -108,7 +113,7 @@ impl Bench {
             Vec::new()
         };
         let actions = match acting {
-            Acting::Off => Actions::Off,
+            Acting::Off => actions,
             _ => Actions::Operator {
                 operator: Operator::new(&format!("http://{operator}")).expect("an address"),
                 people,
