@@ -166,6 +166,15 @@ pub(crate) fn condition(schema: &mut Schema) {
     schema.insert("required".to_owned(), json!(required));
 }
 
+/// Completes an object of `status`: what serde assumes of an absent field is no default that the API server should write.
+pub(crate) fn report(schema: &mut Schema) {
+    let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+    for property in properties.into_iter().flat_map(|properties| properties.values_mut()) {
+        property.as_object_mut().map(|property| property.remove("default"));
+    }
+    tidy(schema);
+}
+
 /// Comments are wrapped for the editor; `kubectl explain` wraps for the terminal.
 fn unwrap_lines(schema: &mut serde_json::Map<String, Value>) {
     if let Some(Value::String(text)) = schema.get_mut("description") {
@@ -174,7 +183,7 @@ fn unwrap_lines(schema: &mut serde_json::Map<String, Value>) {
 }
 
 /// Drops `null` from optional properties, and moves the meanings of values into descriptions.
-pub(crate) fn tidy(schema: &mut Schema) {
+fn tidy(schema: &mut Schema) {
     unwrap_lines(schema.ensure_object());
     let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
     for property in properties.into_iter().flat_map(|properties| properties.values_mut()) {

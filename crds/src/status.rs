@@ -24,7 +24,7 @@ macro_rules! report {
         #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
         #[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
         $(#[$meta])*
-        #[cfg_attr(feature = "kubernetes", schemars(transform = crate::schema::tidy))]
+        #[cfg_attr(feature = "kubernetes", schemars(transform = crate::schema::report))]
         #[serde(rename_all = "camelCase")]
         pub struct $name {
             $(

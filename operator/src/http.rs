@@ -158,8 +158,12 @@ fn wanted(headers: &HeaderMap, body: &Bytes) -> Result<OverrideSpec, Response> {
     // A misspelt expireTime must not become an override without end.
     let known = |value: &Value| {
         let fields = value.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
-        let unknown = fields.into_iter().find(|name| !["state", "reason", "expireTime"].contains(name));
-        unknown.map_or(Ok(()), |name| Err(serde_json::Error::custom(format!("unknown field `{name}`"))))
+        let unknown = fields
+            .into_iter()
+            .find(|name| !["state", "reason", "expireTime"].contains(name));
+        unknown.map_or(Ok(()), |name| {
+            Err(serde_json::Error::custom(format!("unknown field `{name}`")))
+        })
     };
     let read = serde_json::from_slice::<Value>(body).and_then(|value| {
         known(&value)?;

@@ -10,7 +10,7 @@ use ui::{Actions, Auth, Dashboard, Operator, Settings};
 
 /// Shows all circuit breakers of a store: their state, why, since when, and what comes next.
 #[derive(Debug, Parser)]
-#[command(name = "tiebar-ui", version)]
+#[command(name = "tiebar-ui", version = tiebar::cli::version())]
 struct Flags {
     /// Where pages and the JSON API are served; port 0 picks a free one, logged as `listening`
     #[arg(

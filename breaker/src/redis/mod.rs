@@ -113,10 +113,16 @@ impl RedisStore {
         let url = settings.url.replacen("redis+unix://", "unix://", 1);
         let info = redis::IntoConnectionInfo::into_connection_info(url).map_err(refused)?;
         let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
-        let resp3 = info
+        let mut resp3 = info
             .redis_settings()
             .clone()
             .set_protocol(redis::ProtocolVersion::RESP3);
+        if let Some(username) = &settings.username {
+            resp3 = resp3.set_username(username);
+        }
+        if let Some(password) = &settings.password {
+            resp3 = resp3.set_password(password);
+        }
         let client = redis::Client::open(info.set_tcp_settings(tcp).set_redis_settings(resp3)).map_err(refused)?;
         Ok(Self {
             client,
@@ -277,6 +283,19 @@ impl RedisStore {
             2 => Written::OwnedElsewhere(owner),
             _ => Written::Superseded,
         })
+    }
+
+    /// What the server does when its memory is full (`maxmemory-policy`). Anything but `noeviction` may take a breaker's
+    /// state away.
+    ///
+    /// # Errors
+    /// When the server cannot be asked; a user may also lack the right to `INFO`.
+    pub async fn eviction_policy(&self) -> StoreResult<String> {
+        let text: String = self.query(redis::cmd("INFO").arg("memory")).await?;
+        let policy = text.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+        policy
+            .map(|policy| policy.trim().to_owned())
+            .ok_or_else(|| StoreError::Protocol("INFO memory without maxmemory_policy".to_owned()))
     }
 
     /// The server's clock, or the tests'.

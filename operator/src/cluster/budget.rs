@@ -84,7 +84,10 @@ mod tests {
             budget.take(false).await;
         }
         let took = begun.elapsed();
-        assert!((Duration::from_millis(990)..Duration::from_millis(1_150)).contains(&took), "{took:?}");
+        assert!(
+            (Duration::from_millis(990)..Duration::from_millis(1_150)).contains(&took),
+            "{took:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -233,7 +233,10 @@ mod tests {
         }
         drop(due.next(false).await);
         assert_eq!(Instant::now(), begun + SECOND);
-        assert!(tokio::time::timeout(SECOND, due.next(false)).await.is_err(), "only once");
+        assert!(
+            tokio::time::timeout(SECOND, due.next(false)).await.is_err(),
+            "only once"
+        );
     }
 
     #[tokio::test(start_paused = true)]

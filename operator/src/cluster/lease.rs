@@ -270,7 +270,10 @@ mod tests {
         let timing = Timing::default();
         let later = Timestamp::from_second(7).unwrap();
         let taken = moved(&held_by("other"), "me", true, &timing, later);
-        assert_eq!((taken.lease_transitions, taken.acquire_time), (Some(2), Some(MicroTime(later))));
+        assert_eq!(
+            (taken.lease_transitions, taken.acquire_time),
+            (Some(2), Some(MicroTime(later)))
+        );
         let renewed = moved(&held_by("me"), "me", false, &timing, later);
         assert_eq!(renewed.lease_transitions, Some(1));
         assert_eq!(renewed.acquire_time, Some(MicroTime(Timestamp::UNIX_EPOCH)));

@@ -134,7 +134,12 @@ pub(crate) fn notes(before: &Value, after: &Value) -> Vec<Note> {
     let condition = |status: &'_ Value, kind: &str| -> (String, String, String) {
         let list = status["conditions"].as_array();
         let found = list.and_then(|list| list.iter().find(|condition| condition["type"] == kind));
-        let text = |field: &str| found.and_then(|found| found[field].as_str()).unwrap_or_default().to_owned();
+        let text = |field: &str| {
+            found
+                .and_then(|found| found[field].as_str())
+                .unwrap_or_default()
+                .to_owned()
+        };
         (text("status"), text("reason"), text("message"))
     };
     let known = before["state"].is_string() && before["state"] != "Unknown";
@@ -167,7 +172,12 @@ pub(crate) fn notes(before: &Value, after: &Value) -> Vec<Note> {
             }
             "Expired" => notes.push(Note::new(Normal, "OverrideExpired", "Override", is.2)),
             "NotOverridden" if was.0 == "True" => {
-                notes.push(Note::new(Normal, "OverrideRemoved", "Override", "the override was removed"));
+                notes.push(Note::new(
+                    Normal,
+                    "OverrideRemoved",
+                    "Override",
+                    "the override was removed",
+                ));
             }
             _ => {}
         }
@@ -197,7 +207,10 @@ pub(crate) fn notes(before: &Value, after: &Value) -> Vec<Note> {
         notes.push(Note::new(Normal, "ConfigProgrammed", "Program", text));
     }
     if after["lastHandledReset"].is_string() && before["lastHandledReset"] != after["lastHandledReset"] {
-        let text = format!("requested at {}", after["lastHandledReset"].as_str().unwrap_or_default());
+        let text = format!(
+            "requested at {}",
+            after["lastHandledReset"].as_str().unwrap_or_default()
+        );
         notes.push(Note::new(Normal, "ResetHandled", "Reset", text));
     }
     notes
@@ -219,7 +232,10 @@ mod tests {
         assert_eq!(reasons(&Value::Null, &closed), ["ConfigProgrammed"]);
         assert_eq!(reasons(&closed, &open), ["CircuitOpened"]);
         assert!(notes(&closed, &open)[0].text.ends_with("5 of 9 calls failed"));
-        assert_eq!(reasons(&open, &json!({"state": "HalfOpen", "configRevision": 1})), ["CircuitHalfOpened"]);
+        assert_eq!(
+            reasons(&open, &json!({"state": "HalfOpen", "configRevision": 1})),
+            ["CircuitHalfOpened"]
+        );
         assert_eq!(reasons(&open, &open), [""; 0]);
     }
 

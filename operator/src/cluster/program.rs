@@ -36,7 +36,9 @@ pub(crate) async fn program(context: &Context, id: &ServiceId) {
                 programmed.failures
             };
             tracing::debug!(breaker = %id, %error, "not programmed");
-            context.programs.push(id.clone(), Instant::now() + backoff(failures - 1), false);
+            context
+                .programs
+                .push(id.clone(), Instant::now() + backoff(failures - 1), false);
         }
     }
     context.report(id, false);
@@ -86,7 +88,10 @@ async fn attempt(context: &Context, id: &ServiceId, leader: &Leader) -> StoreRes
         {
             context.metrics.drift_corrections.inc();
             let text = "the store held something else; restored";
-            context.notes.tell(&winner, Note::new(Tone::Warning, "ConfigDriftCorrected", "Program", text));
+            context.notes.tell(
+                &winner,
+                Note::new(Tone::Warning, "ConfigDriftCorrected", "Program", text),
+            );
         }
     }
     locked(&context.programmed).entry(id.clone()).or_default().of = Some(this);
@@ -106,7 +111,9 @@ async fn write(context: &Context, id: &ServiceId, action: &Action, leader: &Lead
     }
     let written = programmer::apply(&*context.store, id, action, leader).await?;
     if written == Written::Superseded {
-        return Err(StoreError::Refused("a newer operator of the same owner is at work".to_owned()));
+        return Err(StoreError::Refused(
+            "a newer operator of the same owner is at work".to_owned(),
+        ));
     }
     Ok(written)
 }

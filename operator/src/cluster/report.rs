@@ -79,7 +79,9 @@ fn retry(context: &Context, key: &Key, error: &str) {
     if failures == 1 {
         tracing::warn!(resource = %key, error, "the status cannot be brought up to date; trying on");
     }
-    context.reports.push(key.clone(), Instant::now() + backoff(failures - 1), false);
+    context
+        .reports
+        .push(key.clone(), Instant::now() + backoff(failures - 1), false);
 }
 
 /// The status as it should be, and when it will have to be looked at again by itself.
@@ -87,7 +89,9 @@ fn compose(context: &Context, declared: &Declared, stored: Option<&Stored>, lost
     let id = declared.id.as_ref();
     let winner = id.and_then(|id| {
         let world = context.world();
-        world.winner(id).map(|winner| (winner.uid.clone(), winner.key.to_string()))
+        world
+            .winner(id)
+            .map(|winner| (winner.uid.clone(), winner.key.to_string()))
     });
     let claimed = match (&declared.document, winner) {
         (Err(problem), _) => Claimed::Invalid(problem.clone()),
@@ -104,7 +108,11 @@ fn compose(context: &Context, declared: &Declared, stored: Option<&Stored>, lost
         reported.refreshed
     };
     let refresh_at = refreshed.map_or(now, |at| at + context.periods.refresh);
-    let write_error = id.and_then(|id| locked(&context.programmed).get(id).and_then(|known| known.error.clone()));
+    let write_error = id.and_then(|id| {
+        locked(&context.programmed)
+            .get(id)
+            .and_then(|known| known.error.clone())
+    });
     let mut facts = Facts {
         id,
         claimed,

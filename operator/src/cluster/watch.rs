@@ -36,12 +36,10 @@ pub(crate) fn declared(object: DynamicObject) -> Option<Declared> {
         Value::Null => Ok(CircuitBreakerSpec::default()),
         spec => serde_json::from_value(spec),
     };
-    let document = spec
-        .map_err(|error| format!("spec: {error}"))
-        .and_then(|spec| {
-            Document::new(Some(key.namespace.clone()), key.name.clone(), annotations, spec)
-                .map_err(|problems| problems.join("; "))
-        });
+    let document = spec.map_err(|error| format!("spec: {error}")).and_then(|spec| {
+        Document::new(Some(key.namespace.clone()), key.name.clone(), annotations, spec)
+            .map_err(|problems| problems.join("; "))
+    });
     Some(Declared {
         id,
         document,
