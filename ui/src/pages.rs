@@ -1,8 +1,8 @@
 //! The pages, complete without a script: links, forms and a refresh.
 
-use crate::actions::{Actions, EXPIRIES, Order, Verb};
+use crate::actions::{EXPIRIES, Verb};
 use crate::app::App;
-use crate::auth::{COOKIE_NAME, Person, is_token};
+use crate::auth::Person;
 use crate::collector::here;
 use crate::detail::Detail;
 use crate::incidents::{Incident, Line, incidents, lines};
@@ -10,29 +10,31 @@ use crate::model::Model;
 use crate::problem::Problem;
 use crate::query::{PAGE_ROWS, Query, STATES, Sort, encode};
 use crate::view::{Bar, Kind, Row, namespaces, rows};
-use crate::{assets, chart, words};
+use crate::{assets, chart};
 use askama::Template;
-use axum::extract::{Extension, Form, Path, RawQuery, State};
-use axum::http::header::{ACCEPT, CONTENT_TYPE, SET_COOKIE};
+use axum::extract::{Extension, Path, RawQuery, State};
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use std::sync::Arc;
 use tiebar::id::ServiceId;
 
 /// What every page needs.
 pub(crate) struct Page {
-    css: String,
-    js: String,
-    icon: String,
+    pub(crate) css: String,
+    pub(crate) js: String,
+    pub(crate) icon: String,
     /// Where its changes come from; none: it has none.
-    stream: Option<String>,
-    frame: String,
-    now: u64,
-    section: &'static str,
+    pub(crate) stream: Option<String>,
+    pub(crate) frame: String,
+    /// Nothing on it is to be taken for live.
+    pub(crate) stale: bool,
+    pub(crate) now: u64,
+    pub(crate) section: &'static str,
     pub(crate) user: Option<String>,
-    can_leave: bool,
-    version: &'static str,
+    pub(crate) can_leave: bool,
+    pub(crate) version: &'static str,
 }
 
 impl Page {
@@ -50,6 +52,7 @@ impl Page {
             icon: assets::path("icon.svg"),
             stream,
             frame: format!("{}-{}", app.boot, model.frame),
+            stale: model.is_stale(here),
             now: model.store_time(here),
             section,
             user: person.name.clone(),
@@ -107,11 +110,8 @@ fn shape_of(kind: &Kind) -> &'static str {
 
 impl ListPage {
     pub(crate) fn new(app: &App, model: &Model, person: &Person, query: Query, here: u64) -> Self {
-        // The bar counts the fleet, whatever the filter.
-        let everything = rows(model, &Query::default(), here);
-        let bar = Bar::new(model, &everything, here);
-        let admitted = everything.into_iter().filter(|row| query.admits_id(&row.id)).collect();
-        let mut rows = query.select(admitted);
+        let bar = Bar::new(model, here);
+        let mut rows = query.select(rows(model, &query, here));
         let matching = rows.len();
         let pages = matching.div_ceil(PAGE_ROWS).max(1);
         let number = query.page().min(pages);
@@ -216,7 +216,7 @@ impl DetailPage {
         let stream = format!("/events?view=detail&id={}", encode(id.as_str()));
         Some(Self {
             page: Page::new(app, model, person, "detail", Some(stream), here),
-            bar: Bar::new(model, &rows(model, &Query::default(), here), here),
+            bar: Bar::new(model, here),
             target: id.to_string(),
             may_act: app.actions.permits(person, id).await,
             why_not: app.actions.why_not(),
@@ -250,7 +250,7 @@ impl HistoryPage {
         let stream = format!("/events?view=history&{}", query.to_query());
         Self {
             page: Page::new(app, model, person, "history", Some(stream), here),
-            bar: Bar::new(model, &rows(model, &Query::default(), here), here),
+            bar: Bar::new(model, here),
             namespaces: namespaces(model),
             incidents: incidents(model, &query, now),
             lines: lines(model, &query, now),

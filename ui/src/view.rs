@@ -349,15 +349,22 @@ pub(crate) struct Bar {
 }
 
 impl Bar {
-    pub(crate) fn new(model: &Model, rows: &[Row], here: u64) -> Self {
-        let count = |kinds: &[Kind]| rows.iter().filter(|row| kinds.contains(&row.kind)).count();
+    /// Counts the whole fleet, whatever a page filters.
+    pub(crate) fn new(model: &Model, here: u64) -> Self {
+        let now = model.store_time(here);
+        let kinds: Vec<Kind> = model
+            .breakers
+            .values()
+            .map(|breaker| kind(breaker, model, here, now).0)
+            .collect();
+        let count = |wanted: &[Kind]| kinds.iter().filter(|kind| wanted.contains(kind)).count();
         Self {
-            total: rows.len(),
+            total: kinds.len(),
             open: count(&[Kind::Open]),
             half_open: count(&[Kind::HalfOpen]),
             forced: count(&[Kind::ForcedOpen, Kind::ForcedClosed]),
             unknown: count(&[Kind::Unknown]),
-            isolated: rows.iter().map(|row| row.counts.isolated).sum(),
+            isolated: model.breakers.values().map(|breaker| breaker.counts().isolated).sum(),
             outage: model.outage.as_ref().map(|outage| {
                 format!(
                     "The store does not answer since {} ({})",
@@ -371,7 +378,7 @@ impl Bar {
             } else {
                 0
             },
-            now: model.store_time(here),
+            now,
             age_text: model
                 .age(here)
                 .map_or_else(|| "nothing read yet".to_owned(), words::span),

@@ -329,7 +329,7 @@ impl Fleet {
                 self.beat(name, instance, |_| {}).await;
             }
         }
-        if self.batches % 5 == 0 {
+        if self.batches.is_multiple_of(5) {
             self.calls("infra/quota", "checkout-7d4f", 1, 0, 0).await;
             self.calls("unreliable_service", "local:8001", 2, 0, 0).await;
         }
