@@ -19,10 +19,13 @@ pub(crate) struct Rule<T> {
     pub(crate) holds: fn(&T) -> bool,
 }
 
+/// A field that must be there, and whether it is.
+pub(crate) type Required<T> = (&'static str, fn(&T) -> bool);
+
 /// An object of `spec`.
 pub(crate) trait Ruled: Sized + 'static {
     /// Fields that must be there.
-    const REQUIRED: &'static [(&'static str, fn(&Self) -> bool)] = &[];
+    const REQUIRED: &'static [Required<Self>] = &[];
     /// What must hold between them.
     const RULES: &'static [Rule<Self>] = &[];
 }
@@ -158,11 +161,11 @@ impl Ruled for Fallback {
 }
 
 impl Ruled for Service {
-    const REQUIRED: &'static [(&'static str, fn(&Self) -> bool)] = &[("url", |service| service.url.is_some())];
+    const REQUIRED: &'static [Required<Self>] = &[("url", |service| service.url.is_some())];
 }
 
 impl Ruled for OverrideSpec {
-    const REQUIRED: &'static [(&'static str, fn(&Self) -> bool)] = &[
+    const REQUIRED: &'static [Required<Self>] = &[
         ("state", |wanted| wanted.state.is_some()),
         ("reason", |wanted| wanted.reason.is_some()),
     ];

@@ -63,6 +63,31 @@ impl fmt::Display for DocumentError {
     }
 }
 
+impl Document {
+    /// From a resource that was read elsewhere, with a spec whose fields are known.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn new(
+        namespace: Option<String>,
+        name: String,
+        annotations: BTreeMap<String, String>,
+        spec: CircuitBreakerSpec,
+    ) -> Result<Self, Vec<String>> {
+        check(Raw {
+            api_version: API_VERSION.to_owned(),
+            kind: "CircuitBreaker".to_owned(),
+            metadata: Metadata {
+                name,
+                namespace,
+                annotations,
+            },
+            spec,
+            _status: None,
+        })
+    }
+}
+
 /// Reads all documents of a text; JSON is YAML. Empty documents are skipped.
 #[must_use]
 pub fn parse_documents(text: &str) -> Vec<Result<Document, DocumentError>> {

@@ -11,6 +11,8 @@ mod schema;
 mod spec;
 pub mod status;
 mod stored;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod validate;
 
 pub use document::{Document, DocumentError, parse_documents};

@@ -54,17 +54,6 @@ object! {
         doc = "One circuit breaker, shared by every replica of every caller of a service.\n\nFor the schema use [`crate::crd`], which completes what the derive makes.",
         shortname = "cb", category = "resilience", status = "crate::status::CircuitBreakerStatus", derive = "PartialEq",
         selectable = ".spec.mode", selectable = ".status.state",
-        printcolumn(name = "SERVICE", type_ = "string", json_path = ".status.serviceId", description = "The service id that callers use"),
-        printcolumn(name = "MODE", type_ = "string", json_path = ".spec.mode", description = "Enforce, Observe or Disabled"),
-        printcolumn(name = "STATE", type_ = "string", json_path = ".status.state", description = "The state all callers share; Unknown while the store is unreachable"),
-        printcolumn(name = "SINCE", type_ = "date", json_path = ".status.lastTransitionTime", description = "Time since the last transition"),
-        printcolumn(name = "INSTANCES", type_ = "integer", json_path = ".status.instances.live", description = "Instances that use this breaker now"),
-        printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the configuration is programmed and the store reachable; says nothing about the circuit"),
-        printcolumn(name = "OVERRIDE", type_ = "string", json_path = ".status.override.state", description = "The state set by hand that is in force"),
-        printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since creation"),
-        printcolumn(name = "REASON", type_ = "string", json_path = ".status.stateReason", priority = 1, description = "Why the state is what it is"),
-        printcolumn(name = "OPEN-UNTIL", type_ = "string", json_path = ".status.openUntilTime", priority = 1, description = "When probes begin"),
-        printcolumn(name = "REVISION", type_ = "integer", json_path = ".status.configRevision", priority = 1, description = "Revision of the configuration in the store"),
     ))]
     CircuitBreakerSpec {
         /// Name of the protected service. With the namespace it makes the service id that callers use: namespace/name. A
