@@ -102,8 +102,9 @@ async fn main() -> ExitCode {
 }
 
 async fn run(flags: &Flags) -> Result<(), String> {
-    let store = flags.store.open()?;
+    let store = Arc::new(flags.store.open()?);
     let shutdown = terminated().map_err(|error| format!("cannot wait for signals: {error}"))?;
+    tokio::spawn(operator::eviction::watch(store.clone()));
     let Some(path) = &flags.breakers else {
         return run_in_cluster(flags, store, shutdown).await;
     };
@@ -117,7 +118,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
         owner: flags.cluster_id.clone(),
         every: Duration::from_secs(1),
     };
-    let operator = FileMode::bind(Arc::new(store), settings)
+    let operator = FileMode::bind(store, settings)
         .await
         .map_err(|error| format!("cannot start on {} (--listen): {error}", flags.listen))?
         .with_keys(keys);
@@ -127,7 +128,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
 #[cfg(feature = "kubernetes")]
 async fn run_in_cluster(
     flags: &Flags,
-    store: RedisStore,
+    store: Arc<RedisStore>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), String> {
     let settings = operator::cluster::Settings {
@@ -138,12 +139,12 @@ async fn run_in_cluster(
         keys: store.keys().clone(),
         pace: flags.pace,
     };
-    let cluster = operator::cluster::Cluster::bind(Arc::new(store), settings).await?;
+    let cluster = operator::cluster::Cluster::bind(store, settings).await?;
     cluster.run(shutdown).await
 }
 
 #[cfg(not(feature = "kubernetes"))]
-async fn run_in_cluster(_: &Flags, _: RedisStore, _: impl Future<Output = ()> + Send) -> Result<(), String> {
+async fn run_in_cluster(_: &Flags, _: Arc<RedisStore>, _: impl Future<Output = ()> + Send) -> Result<(), String> {
     Err("--breakers PATH is required: this build reads CircuitBreakers from files only".to_owned())
 }
 
