@@ -1,5 +1,6 @@
 //! The conditions of a status: what each says, and since when.
 
+use crds::status::MAX_MESSAGE;
 use serde_json::{Value, json};
 
 /// One condition before it is compared with the one before.
@@ -62,7 +63,7 @@ pub(crate) fn render(conditions: &[Condition], previous: &Value, generation: Opt
             "type": condition.kind,
             "status": condition.status(),
             "reason": condition.reason,
-            "message": condition.message,
+            "message": condition.message.chars().take(MAX_MESSAGE).collect::<String>(),
             "lastTransitionTime": since,
         });
         if let Some(generation) = generation {

@@ -3,6 +3,7 @@
 //! The documents come from Kubernetes ([`cluster`]) or from files ([`file_mode`]). What to write into the store
 //! (`plan`) and what to report (`status`) is one rule for both.
 
+mod acl;
 mod actions;
 #[cfg(feature = "kubernetes")]
 pub mod cluster;
@@ -16,5 +17,6 @@ mod programmer;
 mod source;
 mod status;
 
+pub use acl::acl;
 pub use explain::explain;
 pub use source::{FileError, Reading, read};

@@ -68,6 +68,8 @@ enum Command {
     /// Print the CustomResourceDefinition, for kubectl apply --server-side -f -
     #[cfg(feature = "kubernetes")]
     Crd,
+    /// Print the least rights in Redis per role, as the lines of an ACL file
+    Acl,
     /// Say why a breaker did or did not trip
     Explain {
         /// NAME or NAMESPACE/NAME
@@ -90,6 +92,10 @@ async fn main() -> ExitCode {
             print!("{}", crds::yaml());
             Ok(())
         }
+        Some(Command::Acl) => flags
+            .store
+            .open()
+            .map(|store| print!("{}", operator::acl(store.keys()))),
         Some(Command::Explain { id }) => explain(&flags, id).await,
     };
     match result {

@@ -4,6 +4,7 @@
 use crate::conditions::{Condition, render, with_ready};
 use crate::plan::{foreign_owner, is_paused, matches, requested_reset};
 use crds::Document;
+use crds::status::{MAX_CAUSES, MAX_ISOLATED_NAMES, MAX_TOP_INSTANCES};
 use serde_json::{Map, Value, json};
 use tiebar::id::ServiceId;
 use tiebar::policy::Mode;
@@ -19,8 +20,6 @@ pub(crate) const FLAPPING: u64 = 20;
 const FLAPPING_MS: u64 = 60_000;
 /// … until so many take longer than this, so that the condition does not flap itself.
 const CALM_MS: u64 = 120_000;
-/// Names listed per status.
-const MAX_NAMES: usize = 10;
 
 /// What became of a document.
 #[derive(Debug, Clone)]
@@ -28,10 +27,10 @@ pub(crate) enum Claimed<'a> {
     /// It stands for its id.
     Holds(&'a Document),
     /// An older one does. Files have no age: the first one read counts.
-    #[cfg_attr(not(test), expect(dead_code))]
+    #[cfg_attr(not(any(test, feature = "kubernetes")), expect(dead_code))]
     Conflicted(&'a Document, String),
     /// It is not valid. Files in that state are not breakers at all.
-    #[cfg_attr(not(test), expect(dead_code))]
+    #[cfg_attr(not(any(test, feature = "kubernetes")), expect(dead_code))]
     Invalid(String),
 }
 
@@ -105,19 +104,25 @@ fn time(ms: u64) -> Option<String> {
 fn trip_snapshot(text: &str) -> Option<Value> {
     let evidence = serde_json::from_str::<Value>(text).ok()?;
     let number = |field: &str| evidence[field].as_u64().unwrap_or(0);
-    let percent = |part: u64| (part * 100).checked_div(number("calls")).unwrap_or(0);
+    let percent = |part: u64| (part * 100).checked_div(number("calls")).unwrap_or(0).min(100);
     let list = |field: &str, most: usize| -> Vec<Value> {
         let list = evidence[field].as_array();
         list.map_or_else(Vec::new, |list| list.iter().take(most).cloned().collect())
     };
-    Some(json!({
+    let cause = |pair: &Value| json!({"kind": pair[0], "count": pair[1]});
+    let causes: Vec<Value> = list("causes", MAX_CAUSES).iter().map(cause).collect();
+    let top: Vec<Value> = list("top", MAX_TOP_INSTANCES)
+        .iter()
+        .map(|entry| entry[0].clone())
+        .collect();
+    Some(without_nothing(json!({
         "failureRatePercent": percent(number("failures")),
         "slowCallRatePercent": percent(number("slow") + number("runningSlow")),
         "calls": number("calls"),
         "failures": number("failures"),
-        "causes": list("causes", 5).iter().map(|pair| json!({"kind": pair[0], "count": pair[1]})).collect::<Vec<_>>(),
-        "topInstances": list("top", 3).iter().map(|entry| entry[0].clone()).collect::<Vec<_>>(),
-    }))
+        "causes": causes,
+        "topInstances": top,
+    })))
 }
 
 /// Who is there, by the heartbeats.
@@ -131,13 +136,13 @@ fn instances(stored: &Stored, revision: u64) -> Value {
         .collect();
     // A revision is minted from the store's clock, so it tells its own age.
     let told = |beat: &&&Beat| beat.seen_at > revision.saturating_add(REVISION_MS);
-    json!({
+    without_nothing(json!({
         "live": live.len(),
         "lost": stored.beats.len() - live.len(),
         "isolated": isolated.len(),
         "outdated": live.iter().filter(told).filter(|beat| beat.revision != revision).count(),
-        "isolatedNames": isolated.iter().take(MAX_NAMES).collect::<Vec<_>>(),
-    })
+        "isolatedNames": isolated.iter().take(MAX_ISOLATED_NAMES).collect::<Vec<_>>(),
+    }))
 }
 
 /// A short word for what is wrong with the store.
@@ -237,12 +242,13 @@ fn circuit(facts: &Facts<'_>, stored: &Stored) -> Vec<(&'static str, Option<Valu
         } else {
             State::ForcedClosed
         };
+        let expired = is_expired(forced.expires_at);
         let told = json!({
-            "state": state_name(state),
+            "state": (!expired).then(|| state_name(state)),
             "until": time(forced.expires_at),
-            "expired": is_expired(forced.expires_at),
+            "expired": expired,
         });
-        fields.push(("override", Some(without_nulls(told))));
+        fields.push(("override", Some(without_nothing(told))));
     }
     let observes = programmed.is_some_and(|programmed| programmed.config.policy.mode == Mode::Observe);
     let Some(snapshot) = &stored.snapshot else {
@@ -269,7 +275,7 @@ fn circuit(facts: &Facts<'_>, stored: &Stored) -> Vec<(&'static str, Option<Valu
             "wouldHaveRejected": rejected.unwrap_or_else(|| json!(snapshot.shadow_rejected)),
         });
         fields.push(("state", Some(json!("Closed"))));
-        fields.push(("shadow", Some(without_nulls(shadow))));
+        fields.push(("shadow", Some(without_nothing(shadow))));
         return fields;
     }
     let ramping = view.ramp_age_ms.is_some();
@@ -286,9 +292,10 @@ fn circuit(facts: &Facts<'_>, stored: &Stored) -> Vec<(&'static str, Option<Valu
     fields
 }
 
-fn without_nulls(mut value: Value) -> Value {
+/// Without null and empty fields: to server-side apply those are claims too.
+fn without_nothing(mut value: Value) -> Value {
     if let Value::Object(fields) = &mut value {
-        fields.retain(|_, field| !field.is_null());
+        fields.retain(|_, field| !field.is_null() && field.as_array().is_none_or(|list| !list.is_empty()));
     }
     value
 }
@@ -537,6 +544,12 @@ mod tests {
         ] {
             assert_eq!(condition(&first, kind), expected, "{kind}");
         }
+        let typed: crds::CircuitBreakerStatus = serde_json::from_value(first.clone()).unwrap();
+        assert_eq!(
+            serde_json::to_value(&typed).unwrap(),
+            first,
+            "the resource has all of these fields"
+        );
         let mut again = facts(&document, &stored, &first);
         again.now = "2026-01-02T00:00:00Z";
         assert_eq!(status(&again), first);
@@ -620,7 +633,7 @@ mod tests {
         let now = status(&facts(&document, &stored, &before));
         assert_eq!(
             now["instances"],
-            json!({"live": 2, "lost": 1, "isolated": 0, "outdated": 1, "isolatedNames": []})
+            json!({"live": 2, "lost": 1, "isolated": 0, "outdated": 1})
         );
         assert_eq!(condition(&now, "Attached"), ("False", "RevisionLag"));
     }

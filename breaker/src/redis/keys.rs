@@ -40,7 +40,7 @@ impl Keys {
         }
     }
 
-    /// What stands before every key.
+    /// What stands before every key and channel.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.prefix

@@ -1,0 +1,4 @@
+//! The operator as a process, on a real API server and a real Redis.
+
+mod life;
+mod support;

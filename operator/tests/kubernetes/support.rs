@@ -1,0 +1,327 @@
+//! A cluster, a Redis and operators as processes.
+
+use crds::testing::{ApiServer, Settings, wait_for};
+use serde_json::Value;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tiebar::redis::{RedisSettings, RedisStore};
+
+/// The namespace the operators run in.
+pub(crate) const HOME: &str = "tiebar-system";
+
+/// A redis-server of one's own, on a free port, gone with the value.
+pub(crate) struct Redis {
+    child: Option<Child>,
+    pub(crate) port: u16,
+    folder: tempfile::TempDir,
+    arguments: Vec<String>,
+}
+
+impl Redis {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        drop(listener);
+        let mut redis = Self {
+            child: None,
+            port,
+            folder: tempfile::tempdir().expect("a folder"),
+            arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
+        };
+        redis.resume();
+        redis
+    }
+
+    pub(crate) fn resume(&mut self) {
+        let child = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .arg("--dir")
+            .arg(self.folder.path())
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn();
+        self.child = Some(child.expect("redis-server"));
+        wait_for("redis-server", Duration::from_secs(30), || {
+            self.cli(&["PING"]).contains("PONG") || self.cli(&["PING"]).contains("NOAUTH")
+        });
+    }
+
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn cli(&self, arguments: &[&str]) -> String {
+        let output = Command::new("redis-cli")
+            .args(["-p", &self.port.to_string()])
+            .args(arguments)
+            .output()
+            .expect("redis-cli");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    pub(crate) fn store(&self) -> RedisStore {
+        RedisStore::new(RedisSettings::new(&self.url())).expect("an address")
+    }
+
+    /// The keys of one breaker.
+    pub(crate) fn keys_of(&self, id: &str) -> Vec<String> {
+        let listed = self.cli(&["KEYS", &format!("cb:{id}:*")]);
+        let mut keys: Vec<String> = listed
+            .lines()
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned)
+            .collect();
+        keys.sort();
+        keys
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// An operator as a process of its own, running as its service account.
+pub(crate) struct Operator {
+    child: Child,
+    pub(crate) address: String,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Operator {
+    pub(crate) fn start(cluster: &Cluster, redis: &Redis, arguments: &[&str]) -> Self {
+        Self::start_as(&cluster.account, &redis.url(), arguments)
+    }
+
+    pub(crate) fn start_as(kubeconfig: &Path, redis: &str, arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tiebar-operator"))
+            .args(["--redis", redis, "--listen", "127.0.0.1:0", "--log-level", "debug"])
+            .args(arguments)
+            .env("KUBECONFIG", kubeconfig)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the operator");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                kept.lock().expect("a log").push(line);
+            }
+        });
+        let mut operator = Self {
+            child,
+            address: String::new(),
+            log,
+        };
+        let begun = Instant::now();
+        while operator.address.is_empty() {
+            let line = operator.log().into_iter().find(|line| line.contains("listening"));
+            if let Some(address) = line.and_then(|line| line.split("addr=").nth(1).map(str::to_owned)) {
+                operator.address = address.split_whitespace().next().unwrap_or_default().to_owned();
+            }
+            let ended = operator.child.try_wait().expect("a process");
+            assert!(ended.is_none(), "the operator ended: {:?}", operator.log());
+            assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", operator.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        operator
+    }
+
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().expect("a log").clone()
+    }
+
+    pub(crate) fn says(&self, text: &str) -> usize {
+        self.log().iter().filter(|line| line.contains(text)).count()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a process").is_none()
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM; the exit code.
+    pub(crate) fn terminate(mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        self.child.wait().expect("a process").code()
+    }
+
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        use std::io::{Read as _, Write as _};
+        let mut stream = std::net::TcpStream::connect(&self.address).expect("its port");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("read");
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        (status, body.to_owned())
+    }
+
+    /// The value of a metric by the beginning of its line.
+    pub(crate) fn metric(&self, line: &str) -> f64 {
+        let (_, text) = self.get("/metrics");
+        let found = text.lines().find(|candidate| candidate.starts_with(line));
+        found
+            .and_then(|found| found.rsplit(' ').next()?.parse().ok())
+            .unwrap_or(0.0)
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            eprintln!(
+                "the operator's last lines:\n{}",
+                log[log.len().saturating_sub(60)..].join("\n")
+            );
+        }
+    }
+}
+
+/// An API server with the resource and the operator's service account.
+pub(crate) struct Cluster {
+    pub(crate) server: ApiServer,
+    pub(crate) account: PathBuf,
+}
+
+impl Cluster {
+    pub(crate) fn start() -> Self {
+        Self::with(Settings::default())
+    }
+
+    pub(crate) fn with(settings: Settings) -> Self {
+        let server = ApiServer::start(settings);
+        server.install();
+        server.namespace(HOME);
+        server.namespace("shop");
+        let apply = |text: &str, arguments: &[&str]| {
+            let arguments = [&["apply", "-f", "-"], arguments].concat();
+            let _ = server.kubectl_input(&arguments, text).expect_ok("rights");
+        };
+        apply(include_str!("../../rbac.yaml"), &["-n", HOME]);
+        apply(
+            &format!(
+                "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: tiebar-operator, namespace: {HOME}}}\n---\n\
+                 apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {{name: tiebar-operator}}\n\
+                 roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: tiebar-operator}}\n\
+                 subjects: [{{kind: ServiceAccount, name: tiebar-operator, namespace: {HOME}}}]\n---\n\
+                 apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {{name: tiebar-operator, namespace: {HOME}}}\n\
+                 roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: tiebar-operator}}\n\
+                 subjects: [{{kind: ServiceAccount, name: tiebar-operator, namespace: {HOME}}}]\n"
+            ),
+            &[],
+        );
+        let token = server.kubectl(&["create", "token", "tiebar-operator", "-n", HOME, "--duration", "2h"]);
+        let token = token.expect_ok("a token");
+        let account = server.kubeconfig_with("operator", token.trim());
+        // The operator's own namespace, which in a pod it reads beside its token.
+        let text = std::fs::read_to_string(&account).expect("a kubeconfig");
+        let mut config: Value = serde_json::from_str(&text).expect("JSON");
+        config["contexts"][0]["context"]["namespace"] = HOME.into();
+        std::fs::write(&account, config.to_string()).expect("a kubeconfig");
+        Self { server, account }
+    }
+
+    pub(crate) fn apply(&self, text: &str) {
+        let _ = self
+            .server
+            .kubectl_input(&["apply", "-f", "-"], text)
+            .expect_ok("apply");
+    }
+
+    pub(crate) fn delete(&self, name: &str) {
+        let _ = self
+            .server
+            .kubectl(&["delete", "cb", name, "-n", "shop", "--wait=true", "--timeout=30s"])
+            .expect_ok("delete");
+    }
+
+    /// A breaker as it is, or null.
+    pub(crate) fn get(&self, name: &str) -> Value {
+        let said = self.server.kubectl(&["get", "cb", name, "-n", "shop", "-o", "json"]);
+        serde_json::from_str(&said.out).unwrap_or_default()
+    }
+
+    pub(crate) fn status(&self, name: &str) -> Value {
+        self.get(name)["status"].clone()
+    }
+
+    /// Waits until a breaker's status is as it should be, and says how long that took.
+    pub(crate) fn until(&self, name: &str, what: &str, within: Duration, is_so: impl Fn(&Value) -> bool) -> Duration {
+        let begun = Instant::now();
+        loop {
+            let status = self.status(name);
+            if is_so(&status) {
+                let took = begun.elapsed();
+                println!("{name}: {what} after {took:?}");
+                return took;
+            }
+            assert!(
+                begun.elapsed() < within,
+                "{name}: {what}: not within {within:?}: {status:#}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub(crate) fn events(&self, name: &str) -> Vec<String> {
+        let said = self
+            .server
+            .kubectl(&["get", "events.events.k8s.io", "-n", "shop", "-o", "json"]);
+        let list: Value = serde_json::from_str(&said.out).unwrap_or_default();
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        items
+            .iter()
+            .filter(|item| item["regarding"]["name"] == name)
+            .map(|item| item["reason"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    }
+}
+
+/// A breaker's manifest.
+pub(crate) fn breaker(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: tiebar.dev/v1alpha1\nkind: CircuitBreaker\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n"
+    )
+}
+
+/// Status and reason of a condition.
+pub(crate) fn condition(status: &Value, kind: &str) -> (String, String) {
+    let list = status["conditions"].as_array().cloned().unwrap_or_default();
+    let found = list
+        .iter()
+        .find(|condition| condition["type"] == kind)
+        .cloned()
+        .unwrap_or_default();
+    let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
+    (text("status"), text("reason"))
+}
+
+/// Whether a condition is true.
+pub(crate) fn holds(status: &Value, kind: &str) -> bool {
+    condition(status, kind).0 == "True"
+}
