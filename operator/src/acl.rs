@@ -26,7 +26,7 @@ const ROLES: [Role; 3] = [
     Role {
         name: "tiebar-operator",
         what: "programs breakers and reads their state",
-        commands: &["sadd", "smembers", "srem", "subscribe", "xrevrange"],
+        commands: &["info", "sadd", "smembers", "srem", "subscribe", "xrevrange"],
         calls_function: true,
     },
     Role {
