@@ -19,7 +19,7 @@ check: ## formatting, lints, documentation
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 bench: tools ## the benchmarks, as ratios in one run
-	cargo bench --locked -p tiebar
+	cargo bench --locked -p tiebar --bench peers
 
 image: ## the container image, as target/tiebar-image.tar
 	.ci/image

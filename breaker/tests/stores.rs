@@ -545,7 +545,7 @@ async fn the_snapshot_says_what_is(bench: &Bench) {
     assert_eq!((snapshot.since, snapshot.open_until), (START, START + 10_000));
     assert_eq!((snapshot.previous, snapshot.now), (Some(State::Closed), START + 1_000));
     assert!(snapshot.last_trip.contains("\"failures\":3"), "{}", snapshot.last_trip);
-    assert_eq!(bench.store.ids().await.unwrap(), [bench.id.clone()]);
+    assert_eq!(bench.store.ids().await.unwrap(), std::slice::from_ref(&bench.id));
 }
 
 async fn a_window_of_time_forgets(bench: &Bench) {

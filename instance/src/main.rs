@@ -3,6 +3,7 @@
 use clap::Parser;
 use instance::{Instance, RouteSpec, Settings};
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use tiebar::policy::Config;
 
 /// Forwards HTTP calls to a service, guarded by its shared circuit breaker.
 #[derive(Debug, Parser)]
-#[command(name = "tiebar-instance", version = tiebar::cli::version())]
+// Negative numbers are values out of range, not unknown flags.
+#[command(name = "tiebar-instance", version = tiebar::cli::version(), allow_negative_numbers = true)]
 struct Flags {
     /// The breaker's id: NAME or NAMESPACE/NAME
     #[arg(
@@ -52,14 +54,14 @@ struct Flags {
     /// The name of this instance, unique in the fleet [default: host name and port]
     #[arg(long, env = "TIEBAR_INSTANCE_INSTANCE_ID", value_name = "NAME")]
     instance_id: Option<String>,
-    /// The most calls at once; more are rejected
+    /// The most calls at once, at least 1; more are rejected
     #[arg(
         long,
         env = "TIEBAR_INSTANCE_MAX_IN_FLIGHT",
         value_name = "CALLS",
-        default_value_t = 10_000
+        default_value = "10000"
     )]
-    max_in_flight: usize,
+    max_in_flight: NonZeroUsize,
     /// How long running calls may take to end at shutdown, such as 25s
     #[arg(long, env = "TIEBAR_INSTANCE_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "25s", value_parser = duration)]
     drain_timeout: Duration,
@@ -111,7 +113,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
             .breakers
             .as_deref()
             .map_or_else(|| Ok(BTreeMap::new()), fallback)?,
-        max_in_flight: flags.max_in_flight,
+        max_in_flight: flags.max_in_flight.get(),
         drain_timeout: flags.drain_timeout,
     };
     Instance::bind(settings, breakers).await?.run(shutdown).await

@@ -202,7 +202,12 @@ impl Shared {
         let mut targets = Vec::new();
         for (index, route) in routes.iter().enumerate() {
             let checked = route.check(self.settings.namespace.as_deref());
-            let checked = checked.map_err(|error| RouteError(format!("route {}: {error}", index + 1)))?;
+            // Without a file its two fields were flags.
+            let place = match self.settings.routes_file {
+                Some(_) => format!("route {}: ", index + 1),
+                None => "--".to_owned(),
+            };
+            let checked = checked.map_err(|error| RouteError(format!("{place}{error}")))?;
             let guard = self
                 .breakers
                 .guard(&checked.id, self.settings.fallback.get(&checked.id).cloned());

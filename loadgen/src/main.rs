@@ -85,7 +85,7 @@ async fn main() -> ExitCode {
 fn plan(flags: Flags) -> Result<Plan, String> {
     let default_targets = || DEFAULT_TARGETS.map(Uri::from_static).to_vec();
     let mut plan = match &flags.scenario {
-        Some(file) => Scenario::read(file)
+        Some(file) => Scenario::read(file, flags.upstream)
             .map_err(|error| error.to_string())?
             .into_plan(default_targets(), flags.rate),
         None => Plan::steady(default_targets(), flags.rate, flags.duration),
@@ -93,7 +93,6 @@ fn plan(flags: Flags) -> Result<Plan, String> {
     if !flags.target.is_empty() {
         plan.targets = flags.target;
     }
-    plan.upstream = flags.upstream.or(plan.upstream);
     plan.concurrency = flags.concurrency;
     plan.timeout = flags.timeout;
     plan.check().map_err(|invalid| invalid.to_string())?;

@@ -48,17 +48,12 @@ pub(crate) fn requested_reset(document: &Document) -> Option<&str> {
     (!text.is_empty()).then(|| &text[..end])
 }
 
-/// What the store keeps of a document beside its rules: the specification as written, and the annotations that are shown.
-fn kept(document: &Document) -> String {
-    Stored::write(&document.resolved.json, &Notes::of(&document.annotations))
-}
-
 /// Whether the store holds what the document says.
 pub(crate) fn matches(document: &Document, programmed: &Programmed) -> bool {
     let resolved = &document.resolved;
     programmed.config.policy == resolved.policy
         && programmed.config.forced == resolved.forced
-        && programmed.spec == kept(document)
+        && programmed.spec == text(document)
 }
 
 /// The live foreign owner, if there is one.
@@ -67,11 +62,16 @@ pub(crate) fn foreign_owner<'a>(stored: &'a StoredConfig, owner: &str, now: u64)
     (live && stored.leader.owner != owner).then_some(stored.leader.owner.as_str())
 }
 
+/// What the store keeps of a document's words.
+fn text(document: &Document) -> String {
+    Stored::write(&document.resolved.json, &Notes::of(&document.annotations))
+}
+
 /// The programme a document stands for.
 fn programme(document: &Document, leader: &Leader) -> Programme {
     Programme {
         leader: leader.clone(),
-        spec: kept(document),
+        spec: text(document),
         policy: document.resolved.policy.clone(),
         forced: document.resolved.forced,
     }
@@ -151,7 +151,7 @@ mod tests {
         StoredConfig {
             programmed: Some(Programmed {
                 config,
-                spec: kept(document),
+                spec: document.resolved.json.clone(),
             }),
             leader: leader(owner),
             owner_seen_at: NOW,

@@ -92,7 +92,10 @@ impl Verb {
         }
         if forced.is_some() {
             verbs.push(Self::Clear);
-        } else if !matches!(detail.row.kind, Kind::Closed | Kind::Idle | Kind::Disabled | Kind::Shadow) {
+        } else if !matches!(
+            detail.row.kind,
+            Kind::Closed | Kind::Idle | Kind::Disabled | Kind::Shadow
+        ) {
             verbs.push(Self::Reset);
         }
         verbs
@@ -115,8 +118,12 @@ impl Verb {
                 "let every call to {id} through, by {by}, whatever fails. About {rejected} calls a second that are rejected now will reach the service, and nothing will protect it or its callers."
             ),
             Self::Clear => match row.forced.as_ref().map(|forced| forced.open) {
-                Some(true) => format!("end the override of {id}: the next calls become probes, and it closes if they pass."),
-                Some(false) => format!("end the override of {id}: it is closed with an empty window, and may trip again."),
+                Some(true) => {
+                    format!("end the override of {id}: the next calls become probes, and it closes if they pass.")
+                }
+                Some(false) => {
+                    format!("end the override of {id}: it is closed with an empty window, and may trip again.")
+                }
                 None => format!("change nothing: {id} has no override."),
             },
             Self::Reset => format!(
@@ -175,7 +182,11 @@ impl Order {
         match &self.by {
             Some(by) => {
                 let signed = format!("{} ({by})", self.reason);
-                if signed.chars().count() <= MAX_REASON { signed } else { self.reason.clone() }
+                if signed.chars().count() <= MAX_REASON {
+                    signed
+                } else {
+                    self.reason.clone()
+                }
             }
             None => self.reason.clone(),
         }
@@ -261,8 +272,18 @@ mod tests {
         assert_eq!(order(Verb::ForceClosed, "x", "never").unwrap().until, None);
         assert_eq!(order(Verb::Reset, "x", "").unwrap().until, None);
         let long = "x".repeat(257);
-        for (reason, expires) in [(" ", "5m"), ("a\nb", "5m"), (&long, "5m"), ("x", ""), ("x", "999h"), ("x", "1ms")] {
-            assert!(order(Verb::ForceOpen, reason, expires).is_err(), "{reason:?} {expires:?}");
+        for (reason, expires) in [
+            (" ", "5m"),
+            ("a\nb", "5m"),
+            (&long, "5m"),
+            ("x", ""),
+            ("x", "999h"),
+            ("x", "1ms"),
+        ] {
+            assert!(
+                order(Verb::ForceOpen, reason, expires).is_err(),
+                "{reason:?} {expires:?}"
+            );
         }
     }
 }

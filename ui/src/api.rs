@@ -24,7 +24,7 @@ use utoipa::{OpenApi, ToSchema};
 /// Many breakers.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct BreakerList {
+pub(crate) struct BreakerList {
     #[serde(flatten)]
     reading: Reading,
     /// Worst first, unless the query says otherwise.
@@ -34,7 +34,7 @@ pub struct BreakerList {
 /// How fresh an answer is.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Reading {
+pub(crate) struct Reading {
     /// The store answered last time.
     store_up: bool,
     /// When everything was last read, by the store's clock; absent: not yet.
@@ -47,7 +47,7 @@ pub struct Reading {
 /// One breaker in short.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Summary {
+pub(crate) struct Summary {
     /// `NAMESPACE/NAME`, or `NAME`.
     id: String,
     /// `-` for an id without one.
@@ -89,7 +89,7 @@ pub struct Summary {
 
 /// A state, as in the resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-pub enum StateName {
+pub(crate) enum StateName {
     /// Calls pass.
     Closed,
     /// Calls are rejected.
@@ -107,7 +107,7 @@ pub enum StateName {
 /// The window's totals.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct WindowTotals {
+pub(crate) struct WindowTotals {
     /// Outcomes.
     calls: u64,
     /// Failing ones.
@@ -121,7 +121,7 @@ pub struct WindowTotals {
 /// How many instances are how.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Instances {
+pub(crate) struct Instances {
     /// Heard of lately.
     live: usize,
     /// Silent without a goodbye.
@@ -137,7 +137,7 @@ pub struct Instances {
 /// An override.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct OverrideInForce {
+pub(crate) struct OverrideInForce {
     /// `ForcedOpen` or `ForcedClosed`.
     state: StateName,
     /// Why.
@@ -150,7 +150,7 @@ pub struct OverrideInForce {
 /// What would have been.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Shadow {
+pub(crate) struct Shadow {
     /// The shadow machine's state.
     state: StateName,
     /// Its trips.
@@ -162,7 +162,7 @@ pub struct Shadow {
 /// One breaker in full.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct BreakerDetail {
+pub(crate) struct BreakerDetail {
     #[serde(flatten)]
     reading: Reading,
     #[serde(flatten)]
@@ -186,7 +186,7 @@ pub struct BreakerDetail {
 /// One instance.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct MemberOut {
+pub(crate) struct MemberOut {
     /// Its name.
     name: String,
     /// The state it acts on.
@@ -210,7 +210,7 @@ pub struct MemberOut {
 /// One line of the effective configuration.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct SettingOut {
+pub(crate) struct SettingOut {
     /// As in the resource.
     path: String,
     /// As a person reads it.
@@ -222,7 +222,7 @@ pub struct SettingOut {
 /// A cause of failures.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct CauseOut {
+pub(crate) struct CauseOut {
     /// A status code or a kind of error.
     kind: String,
     /// How many.
@@ -232,7 +232,7 @@ pub struct CauseOut {
 /// A breaker's transitions with all that is known about them: an incident in one document.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Incident {
+pub(crate) struct Incident {
     /// The breaker now.
     breaker: BreakerDetail,
     /// Newest first, at most 100.
@@ -242,7 +242,7 @@ pub struct Incident {
 /// One transition.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Transition {
+pub(crate) struct Transition {
     /// Its number.
     generation: u64,
     /// When.
@@ -318,7 +318,11 @@ fn summary(row: &Row, breaker: &Breaker, now: u64) -> Summary {
             degraded: row.counts.degraded,
         },
         r#override: forced(breaker, now).map(|forced| OverrideInForce {
-            state: if forced.open { StateName::ForcedOpen } else { StateName::ForcedClosed },
+            state: if forced.open {
+                StateName::ForcedOpen
+            } else {
+                StateName::ForcedClosed
+            },
             expire_time: some_instant(forced.until),
             reason: forced.reason,
         }),
@@ -407,7 +411,11 @@ async fn list(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Json<Br
 
 /// The breaker of a path.
 fn found<'a>(model: &'a Model, namespace: &str, name: &str) -> Result<&'a Arc<Breaker>, Problem> {
-    let text = if namespace == "-" { name.to_owned() } else { format!("{namespace}/{name}") };
+    let text = if namespace == "-" {
+        name.to_owned()
+    } else {
+        format!("{namespace}/{name}")
+    };
     let id = ServiceId::parse(&text).map_err(|error| Problem::bad_request(&error.to_string()))?;
     let breaker = model.breakers.get(&id);
     breaker.ok_or_else(|| Problem::not_found(&format!("there is no breaker {id} in the store")))
@@ -471,14 +479,27 @@ async fn incident(
     }
     let text = serde_json::to_string_pretty(&document).unwrap_or_default();
     // A checked id is safe in a file's name but for its slash.
-    let file = format!("attachment; filename=\"incident-{}.json\"", breaker.id.as_str().replace('/', "-"));
-    ([(CONTENT_TYPE, "application/json".to_owned()), (CONTENT_DISPOSITION, file)], text).into_response()
+    let file = format!(
+        "attachment; filename=\"incident-{}.json\"",
+        breaker.id.as_str().replace('/', "-")
+    );
+    (
+        [
+            (CONTENT_TYPE, "application/json".to_owned()),
+            (CONTENT_DISPOSITION, file),
+        ],
+        text,
+    )
+        .into_response()
 }
 
 /// The description served at `/api/openapi.json`.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Tiebar dashboard", description = "Shared circuit breakers as JSON. Times are RFC 3339, by the store's clock."),
+    info(
+        title = "Tiebar dashboard",
+        description = "Shared circuit breakers as JSON. Times are RFC 3339, by the store's clock."
+    ),
     paths(list, one, incident)
 )]
-pub struct Description;
+pub(crate) struct Description;

@@ -6,8 +6,16 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::LazyLock;
 
 const FILES: [(&str, &str, &str); 3] = [
-    ("style.css", "text/css; charset=utf-8", include_str!("../assets/style.css")),
-    ("live.js", "text/javascript; charset=utf-8", include_str!("../assets/live.js")),
+    (
+        "style.css",
+        "text/css; charset=utf-8",
+        include_str!("../assets/style.css"),
+    ),
+    (
+        "live.js",
+        "text/javascript; charset=utf-8",
+        include_str!("../assets/live.js"),
+    ),
     ("icon.svg", "image/svg+xml", include_str!("../assets/icon.svg")),
 ];
 

@@ -111,7 +111,9 @@ impl Auth {
                     .await
                     .map_err(|error| Refused::Unavailable(format!("{}: {error}", file.display())))?;
                 let known = parse_tokens(&text).map_err(Refused::Unavailable)?;
-                find(&known, token).map(|name| Person::named(&name)).ok_or(Refused::WrongToken)
+                find(&known, token)
+                    .map(|name| Person::named(&name))
+                    .ok_or(Refused::WrongToken)
             }
             #[cfg(feature = "kubernetes")]
             Self::Review(cluster) => cluster.review(token).await,
@@ -133,8 +135,12 @@ fn token(headers: &HeaderMap) -> Option<String> {
         return scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned());
     }
     let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(name, _)| *name == COOKIE_NAME).map(|(_, token)| token.to_owned())
+    let mut pairs = cookies
+        .flat_map(|cookies| cookies.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='));
+    pairs
+        .find(|(name, _)| *name == COOKIE_NAME)
+        .map(|(_, token)| token.to_owned())
 }
 
 /// A token that may stand in a header and in a cookie.

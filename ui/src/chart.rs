@@ -77,7 +77,11 @@ pub(crate) fn probes(back: u64, bad: u64, of: u64) -> String {
         } else {
             "out"
         };
-        let _ = write!(svg, r#"<circle class="{class}" cx="{}" cy="3.5" r="2.2"/>"#, 3 + index * 6);
+        let _ = write!(
+            svg,
+            r#"<circle class="{class}" cx="{}" cy="3.5" r="2.2"/>"#,
+            3 + index * 6
+        );
     }
     svg.push_str("</svg>");
     svg
@@ -89,7 +93,10 @@ fn steps(values: &[u64], most: u64, step: u64, width: u64, height: u64) -> Strin
     let mut path = format!("M{left} {height}");
     for value in values {
         // Something, however little, is not nothing.
-        let tall = (value * height).checked_div(most).unwrap_or(0).max(u64::from(*value > 0));
+        let tall = (value * height)
+            .checked_div(most)
+            .unwrap_or(0)
+            .max(u64::from(*value > 0));
         let _ = write!(path, "V{}h{step}", height - tall);
     }
     let _ = write!(path, "V{height}z");
@@ -139,7 +146,10 @@ fn bands(slots: &[&Slot], height: u64) -> String {
     for run in slots.chunk_by(|a, b| class(a.state) == class(b.state)) {
         if let Some(class) = class(run[0].state) {
             let (x, width) = (left + at * STEP, run.len() as u64 * STEP);
-            let _ = write!(svg, r#"<path class="band {class}" d="M{x} 0h{width}v{height}h-{width}z"/>"#);
+            let _ = write!(
+                svg,
+                r#"<path class="band {class}" d="M{x} 0h{width}v{height}h-{width}z"/>"#
+            );
         }
         at += run.len() as u64;
     }
@@ -157,7 +167,10 @@ fn line(slots: &[&Slot], bad: fn(&Slot) -> u64, minimum: u64, class: &str) -> St
             continue;
         };
         let counts = slot.window_calls >= minimum;
-        let (x, y) = (left + index as u64 * STEP + STEP / 2, RATE_HEIGHT - bp.min(10_000) * RATE_HEIGHT / 10_000);
+        let (x, y) = (
+            left + index as u64 * STEP + STEP / 2,
+            RATE_HEIGHT - bp.min(10_000) * RATE_HEIGHT / 10_000,
+        );
         let path = if counts { &mut judged } else { &mut unjudged };
         let command = if last == Some(counts) { 'L' } else { 'M' };
         let _ = write!(path, "{command}{x} {y}");
@@ -241,7 +254,11 @@ pub(crate) fn traffic(series: &Series) -> String {
             CALLS_HEIGHT + 17
         );
     }
-    let _ = write!(svg, r#"<text class="tick" x="{CHART_WIDTH}" y="{}">now</text></svg>"#, CALLS_HEIGHT + 17);
+    let _ = write!(
+        svg,
+        r#"<text class="tick" x="{CHART_WIDTH}" y="{}">now</text></svg>"#,
+        CALLS_HEIGHT + 17
+    );
     svg
 }
 
@@ -254,7 +271,10 @@ pub(crate) fn lane(pieces: &[(u64, u64, &str)]) -> String {
         let width = end.saturating_sub(*start).max(4);
         let x = (*start).min(1_000 - width.min(1_000));
         let (y, height) = if *class == "half-open" { (4, 6) } else { (1, 12) };
-        let _ = write!(svg, r#"<path class="{class}" d="M{x} {y}h{width}v{height}h-{width}z"/>"#);
+        let _ = write!(
+            svg,
+            r#"<path class="{class}" d="M{x} {y}h{width}v{height}h-{width}z"/>"#
+        );
     }
     svg.push_str("</svg>");
     svg
@@ -290,7 +310,10 @@ mod tests {
         ];
         for svg in drawings {
             assert!(svg.starts_with("<svg") && svg.ends_with("</svg>"), "{svg}");
-            assert!(!svg.contains("style") && !svg.contains("M-") && !svg.contains("d=\"\""), "{svg}");
+            assert!(
+                !svg.contains("style") && !svg.contains("M-") && !svg.contains("d=\"\""),
+                "{svg}"
+            );
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::settings_table::{Setting, settings};
 use crate::view::{Kind, Row};
 use crate::{chart, words};
 use tiebar::policy::{Policy, Window};
+use tiebar::state::Reason;
 use tiebar::store::{Event, Snapshot};
 
 /// Everything the page shows.
@@ -136,7 +137,7 @@ impl Detail {
             answers: answers(breaker, &row, &policy, now),
             rates: chart::rates(&breaker.series, &policy),
             traffic: chart::traffic(&breaker.series),
-            rates_caption: rates_caption(breaker.snapshot.as_ref(), &policy),
+            rates_caption: rates_caption(row.kind, breaker.snapshot.as_ref(), &policy),
             traffic_caption: format!("Calls a second: {calls} admitted, {rejected} rejected now"),
             causes: causes
                 .into_iter()
@@ -174,8 +175,15 @@ fn ranked_causes(breaker: &Breaker, kind: Kind) -> (Vec<(String, u64)>, &'static
     }
 }
 
-fn rates_caption(snapshot: Option<&Snapshot>, policy: &Policy) -> String {
+fn rates_caption(kind: Kind, snapshot: Option<&Snapshot>, policy: &Policy) -> String {
     let window = words::window(policy);
+    match kind {
+        Kind::Open | Kind::ShadowOpen => return "While it is open nothing is counted".to_owned(),
+        Kind::HalfOpen => return "While it is half-open only probes count".to_owned(),
+        Kind::ForcedOpen | Kind::ForcedClosed => return "While it is forced no rate decides anything".to_owned(),
+        Kind::Disabled => return "While it is disabled nothing is counted".to_owned(),
+        _ => {}
+    }
     let Some(snapshot) = snapshot else {
         return format!("Share of failing calls in {window}: nothing yet");
     };
@@ -190,7 +198,10 @@ fn rates_caption(snapshot: Option<&Snapshot>, policy: &Policy) -> String {
     } else {
         String::new()
     };
-    format!("In {window}: {}, {failing} failed, {slow} slow{enough}", words::count(calls, "call"))
+    format!(
+        "In {window}: {}, {failing} failed, {slow} slow{enough}",
+        words::count(calls, "call")
+    )
 }
 
 fn answers(breaker: &Breaker, row: &Row, policy: &Policy, now: u64) -> Vec<(&'static str, String)> {
@@ -204,7 +215,10 @@ fn answers(breaker: &Breaker, row: &Row, policy: &Policy, now: u64) -> Vec<(&'st
         round => format!(", round {round}"),
     };
     let lasted = words::span(now.saturating_sub(snapshot.since));
-    answers.push(("Since", format!("{} ({lasted}){round}", words::clock(snapshot.since, now))));
+    answers.push((
+        "Since",
+        format!("{} ({lasted}){round}", words::clock(snapshot.since, now)),
+    ));
     answers.push(("Why", why(breaker, row, policy, snapshot)));
     answers.push(("Who sees it", who(breaker, snapshot)));
     answers.push(("Next", next(row, snapshot, policy, now)));
@@ -216,7 +230,11 @@ fn answers(breaker: &Breaker, row: &Row, policy: &Policy, now: u64) -> Vec<(&'st
         let (trips, rejected) = (snapshot.shadow_trips, snapshot.shadow_rejected);
         answers.push((
             "Had it been enforced",
-            format!("{} (last at {last}), {} rejected", words::count(trips, "trip"), words::count(rejected, "call")),
+            format!(
+                "{} (last at {last}), {} rejected",
+                words::count(trips, "trip"),
+                words::count(rejected, "call")
+            ),
         ));
     }
     answers
@@ -236,7 +254,11 @@ fn what(breaker: &Breaker, row: &Row, now: u64) -> String {
         Kind::Disabled => "Calls pass and are not counted",
         Kind::Idle => "No instance has reported a call yet",
     };
-    let note = if row.kind == Kind::Unknown { format!(" ({})", row.note) } else { String::new() };
+    let note = if row.kind == Kind::Unknown {
+        format!(" ({})", row.note)
+    } else {
+        String::new()
+    };
     let ramp = breaker.snapshot.as_ref().filter(|_| row.kind == Kind::Ramping);
     let share = ramp.map_or_else(String::new, |snapshot| {
         let policy = breaker.policy();
@@ -248,7 +270,11 @@ fn what(breaker: &Breaker, row: &Row, now: u64) -> String {
 }
 
 fn why(breaker: &Breaker, row: &Row, policy: &Policy, snapshot: &Snapshot) -> String {
-    if let Some(forced) = row.forced.as_ref().filter(|_| matches!(row.kind, Kind::ForcedOpen | Kind::ForcedClosed)) {
+    if let Some(forced) = row
+        .forced
+        .as_ref()
+        .filter(|_| matches!(row.kind, Kind::ForcedOpen | Kind::ForcedClosed))
+    {
         return format!("“{}” – {}.", forced.reason, forced.until_text(&row.now));
     }
     let reason = words::reason(snapshot.view.reason);
@@ -260,27 +286,44 @@ fn why(breaker: &Breaker, row: &Row, policy: &Policy, snapshot: &Snapshot) -> St
         Some(evidence) if row.kind == Kind::HalfOpen => {
             format!("{reason}. It had tripped: {}", evidence.words())
         }
-        Some(evidence) => format!("{reason}: {}", evidence.words()),
+        Some(evidence) => {
+            let rate = |bad: u64, calls: u64| (bad * 10_000).checked_div(calls).map(words::percent);
+            let running = evidence.running_slow;
+            let rate = match snapshot.view.reason {
+                Reason::FailureRateExceeded => rate(evidence.failures, evidence.calls),
+                Reason::SlowCallRateExceeded => rate(evidence.slow + running, evidence.calls + running),
+                _ => None,
+            };
+            let rate = rate.map_or_else(String::new, |rate| format!(" ({rate})"));
+            format!("{reason}{rate}: {}", evidence.words())
+        }
         None => reason.to_owned(),
     };
     if row.kind == Kind::Closed && snapshot.calls > 0 && snapshot.calls < policy.minimum_calls {
         let minimum = policy.minimum_calls;
         if policy.failure_rate_bp + policy.slow_rate_bp > 0 {
-            text = format!("{text}. Not enough calls yet to judge a rate ({} of {minimum})", snapshot.calls);
+            text = format!(
+                "{text}. Not enough calls yet to judge a rate ({} of {minimum})",
+                snapshot.calls
+            );
         }
     }
     if row.kind == Kind::Closed && !snapshot.causes.is_empty() {
         text = format!("{text}. Failing now: {}", causes(&snapshot.causes));
     }
     let mut letters = text.chars();
-    let first = letters.next().map_or_else(String::new, |first| first.to_uppercase().to_string());
+    let first = letters
+        .next()
+        .map_or_else(String::new, |first| first.to_uppercase().to_string());
     format!("{first}{}.", letters.as_str())
 }
 
 fn who(breaker: &Breaker, snapshot: &Snapshot) -> String {
     let counts = breaker.counts();
     let current = breaker.instances.iter().filter(|instance| !instance.lost);
-    let behind = current.filter(|instance| instance.generation < snapshot.view.generation).count();
+    let behind = current
+        .filter(|instance| instance.generation < snapshot.view.generation)
+        .count();
     let mut text = match counts.live {
         0 => "no instance has been heard of lately".to_owned(),
         live => words::count(live as u64, "instance"),
@@ -303,20 +346,38 @@ fn next(row: &Row, snapshot: &Snapshot, policy: &Policy, now: u64) -> String {
     match row.kind {
         Kind::Open if snapshot.open_until > now => {
             let left = words::wait(snapshot.open_until - now);
-            format!("In {left}, at {}, up to {probes} may pass.", words::clock(snapshot.open_until, now))
+            format!(
+                "In {left}, at {}, up to {probes} may pass.",
+                words::clock(snapshot.open_until, now)
+            )
         }
-        Kind::Open => format!("It has waited long enough: the next calls become probes, up to {}.", policy.permitted_calls),
+        Kind::Open => format!(
+            "It has waited long enough: the next calls become probes, up to {}.",
+            policy.permitted_calls
+        ),
         Kind::HalfOpen => {
-            let back = format!("{} of {} back, {} out", snapshot.finished, snapshot.permitted.max(1), snapshot.leases);
+            let back = format!(
+                "{} of {} back, {} out",
+                snapshot.finished,
+                snapshot.permitted.max(1),
+                snapshot.leases
+            );
             let verdict = if snapshot.round_until > now {
-                format!("; a verdict by {} at the latest", words::clock(snapshot.round_until, now))
+                format!(
+                    "; a verdict by {} at the latest",
+                    words::clock(snapshot.round_until, now)
+                )
             } else {
                 String::new()
             };
             format!("Probing: {back}{verdict}.")
         }
-        Kind::ForcedOpen if row.forced.is_some() => "When the override ends it is open and due: the next calls become probes.".to_owned(),
-        Kind::ForcedClosed if row.forced.is_some() => "When the override ends it is closed, with an empty window.".to_owned(),
+        Kind::ForcedOpen if row.forced.is_some() => {
+            "When the override ends it is open and due: the next calls become probes.".to_owned()
+        }
+        Kind::ForcedClosed if row.forced.is_some() => {
+            "When the override ends it is closed, with an empty window.".to_owned()
+        }
         Kind::Ramping => format!("All calls pass from {} on.", words::clock(snapshot.ramp_until, now)),
         Kind::Unknown => "When the store answers again.".to_owned(),
         Kind::Disabled => "Nothing, until its mode changes.".to_owned(),
@@ -341,7 +402,6 @@ fn trip_rule(policy: &Policy) -> String {
 }
 
 fn last_probe(breaker: &Breaker, now: u64) -> Option<String> {
-    use tiebar::state::Reason;
     let verdicts = [
         Reason::ProbesSucceeded,
         Reason::ProbesFailed,
@@ -349,7 +409,8 @@ fn last_probe(breaker: &Breaker, now: u64) -> Option<String> {
         Reason::ProbesLost,
     ];
     let event = breaker.events.iter().find(|event| verdicts.contains(&event.reason))?;
-    let evidence = Evidence::read(&event.snapshot).map_or_else(String::new, |evidence| format!(": {}", evidence.words()));
+    let evidence =
+        Evidence::read(&event.snapshot).map_or_else(String::new, |evidence| format!(": {}", evidence.words()));
     let ago = words::span(now.saturating_sub(event.at));
     Some(format!("{ago} ago, {}{evidence}.", words::reason(event.reason)))
 }
@@ -371,14 +432,22 @@ fn members(breaker: &Breaker, now: u64) -> Vec<Member> {
             name: instance.name.clone(),
             state: instance.state.replace('_', "-"),
             behind: instance.generation < generation,
-            revision: if instance.revision == revision { "current".to_owned() } else { format!("r{}", instance.revision) },
+            revision: if instance.revision == revision {
+                "current".to_owned()
+            } else {
+                format!("r{}", instance.revision)
+            },
             outdated: instance.revision != revision,
             link,
             troubled,
             in_flight: instance.in_flight,
             calls: words::rate(instance.calls_rate),
             rejected: words::rate(instance.rejected_rate),
-            share: if calls == 0 { "–".to_owned() } else { format!("{calls} / {failing} / {slow}") },
+            share: if calls == 0 {
+                "–".to_owned()
+            } else {
+                format!("{calls} / {failing} / {slow}")
+            },
             heard_at: instance.seen_at,
             heard: words::span(now.saturating_sub(instance.seen_at)),
             heard_iso: words::instant(instance.seen_at),
@@ -410,7 +479,10 @@ fn commands(row: &Row, key_prefix: Option<&str>) -> Vec<(&'static str, String)> 
         ));
     }
     if let Some(prefix) = key_prefix {
-        commands.push(("Why it did or did not trip", format!("tiebar-operator explain {}", row.id)));
+        commands.push((
+            "Why it did or did not trip",
+            format!("tiebar-operator explain {}", row.id),
+        ));
         commands.push(("The state as stored", format!("redis-cli GET {prefix}{}:state", row.id)));
     }
     commands
@@ -423,7 +495,13 @@ mod tests {
     #[test]
     fn only_addresses_a_browser_may_follow_become_links() {
         assert!(Note::new("https://wiki.example/a?b=c").href.is_some());
-        for text in ["javascript:alert(1)", "data:text/html,x", "team checkout", "https://a b", "//evil.example"] {
+        for text in [
+            "javascript:alert(1)",
+            "data:text/html,x",
+            "team checkout",
+            "https://a b",
+            "//evil.example",
+        ] {
             assert_eq!(Note::new(text).href, None, "{text}");
         }
     }

@@ -30,13 +30,21 @@ impl Evidence {
     pub(crate) fn words(&self) -> String {
         let mut parts = Vec::new();
         if self.calls > 0 {
-            parts.push(format!("{} of {} failed", self.failures, words::count(self.calls, "call")));
+            parts.push(format!(
+                "{} of {} failed",
+                self.failures,
+                words::count(self.calls, "call")
+            ));
         }
         if self.run > 1 {
             parts.push(format!("{} in a row", self.run));
         }
         if self.finished > 0 {
-            parts.push(format!("{} of {} failed", self.failed, words::count(self.finished, "probe")));
+            parts.push(format!(
+                "{} of {} failed",
+                self.failed,
+                words::count(self.finished, "probe")
+            ));
         }
         if self.slow > 0 {
             parts.push(format!("{} slow", self.slow));
@@ -67,7 +75,10 @@ mod tests {
     fn evidence_is_told_in_words_and_what_is_not_understood_is_left_out() {
         let json = r#"{"calls":66,"failures":41,"slow":3,"runningSlow":0,"run":2,"causes":[["503",38],["timeout",3]],"top":[["a",5,4]]}"#;
         let evidence = Evidence::read(json).unwrap();
-        assert_eq!(evidence.words(), "41 of 66 calls failed, 2 in a row, 3 slow; 503 × 38, timeout × 3");
+        assert_eq!(
+            evidence.words(),
+            "41 of 66 calls failed, 2 in a row, 3 slow; 503 × 38, timeout × 3"
+        );
         assert_eq!(evidence.top, [("a".to_owned(), 5, 4)]);
         let round = Evidence::read(r#"{"finished":1,"failed":1,"slow":0,"causes":[]}"#).unwrap();
         assert_eq!(round.words(), "1 of 1 probe failed");

@@ -80,7 +80,10 @@ pub(crate) fn incidents(model: &Model, query: &Query, now: u64) -> Vec<Incident>
     let mut pieces = pieces(admitted);
     // A piece without an end may only be one whose end is too old to be kept; then the breaker's present state says so.
     for piece in &mut pieces {
-        let present = model.breakers.get(&piece.entry.id).and_then(|breaker| breaker.snapshot.as_ref());
+        let present = model
+            .breakers
+            .get(&piece.entry.id)
+            .and_then(|breaker| breaker.snapshot.as_ref());
         let generation = present.map(|snapshot| snapshot.view.generation);
         if piece.end.is_none() && generation != Some(piece.entry.event.generation) {
             piece.end = Some(piece.start);
@@ -138,10 +141,19 @@ fn incident(pieces: &[Piece<'_>], now: u64) -> Incident {
             let parts = &by_id[id];
             let drawn: Vec<(u64, u64, &str)> = parts
                 .iter()
-                .map(|piece| (at(piece.start), at(piece.end.unwrap_or(now)), class(piece.entry.event.to)))
+                .map(|piece| {
+                    (
+                        at(piece.start),
+                        at(piece.end.unwrap_or(now)),
+                        class(piece.entry.event.to),
+                    )
+                })
                 .collect();
             let first = parts[0].entry;
-            let openings = parts.iter().filter(|piece| piece.entry.event.to != State::HalfOpen).count();
+            let openings = parts
+                .iter()
+                .filter(|piece| piece.entry.event.to != State::HalfOpen)
+                .count();
             let moment = Moment::new(&first.event, now);
             Lane {
                 id: id.to_string(),
@@ -233,7 +245,10 @@ mod tests {
         let told: Vec<(&str, Vec<(&str, &str)>)> = found
             .iter()
             .map(|incident| {
-                let lanes = incident.lanes.iter().map(|lane| (lane.id.as_str(), lane.offset.as_str()));
+                let lanes = incident
+                    .lanes
+                    .iter()
+                    .map(|lane| (lane.id.as_str(), lane.offset.as_str()));
                 (incident.root.as_str(), lanes.collect())
             })
             .collect();

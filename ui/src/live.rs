@@ -145,8 +145,19 @@ async fn draw(app: &App, model: &Model, target: &Target) -> Scene {
         gone: false,
     };
     let bar = |bar: &crate::view::Bar| {
-        let tally = (bar.total, bar.open, bar.half_open, bar.forced, bar.unknown, bar.isolated);
-        region("bar", &BarPart { bar }, Some(key(&(tally, bar.stale, &bar.outage, bar.read_at == 0))))
+        let tally = (
+            bar.total,
+            bar.open,
+            bar.half_open,
+            bar.forced,
+            bar.unknown,
+            bar.isolated,
+        );
+        region(
+            "bar",
+            &BarPart { bar },
+            Some(key(&(tally, bar.stale, &bar.outage, bar.read_at == 0))),
+        )
     };
     match target {
         Target::List(query) => {
@@ -181,7 +192,10 @@ async fn draw(app: &App, model: &Model, target: &Target) -> Scene {
         },
         Target::History(query) => {
             let page = HistoryPage::new(app, model, &nobody, query.clone(), here);
-            let newest = model.timeline.front().map(|entry| (entry.event.generation, entry.id.as_str()));
+            let newest = model
+                .timeline
+                .front()
+                .map(|entry| (entry.event.generation, entry.id.as_str()));
             let latest = Some(key(&(newest, model.timeline.len(), page.incidents().len())));
             scene.regions = vec![
                 bar(&page.bar),
@@ -200,7 +214,12 @@ fn said(model: &Model, target: &Target, since: u64) -> Vec<String> {
         .filter(|entry| target.admits(&entry.id))
         .map(|entry| {
             let event = &entry.event;
-            format!("{} is {}: {}", entry.id, words::state(event.to).to_lowercase(), words::reason(event.reason))
+            format!(
+                "{} is {}: {}",
+                entry.id,
+                words::state(event.to).to_lowercase(),
+                words::reason(event.reason)
+            )
         })
         .collect();
     match mine.len() {
@@ -284,7 +303,11 @@ impl Viewer {
         let here = here();
         let times = Times {
             now: model.store_time(here),
-            read: if model.read_at > 0 { model.store_time(model.read_at) } else { 0 },
+            read: if model.read_at > 0 {
+                model.store_time(model.read_at)
+            } else {
+                0
+            },
             stale: model.is_stale(here),
         };
         format!("\"t\":{}", serde_json::to_string(&times).unwrap_or_default())
@@ -308,7 +331,10 @@ impl Viewer {
             .map(|region| (region.name, region.html.as_str()))
             .collect();
         if !regions.is_empty() {
-            parts.push(format!("\"regions\":{}", serde_json::to_string(&regions).unwrap_or_default()));
+            parts.push(format!(
+                "\"regions\":{}",
+                serde_json::to_string(&regions).unwrap_or_default()
+            ));
         }
         let rows: Vec<&str> = scene
             .rows

@@ -13,7 +13,12 @@ use ui::{Actions, Auth, Dashboard, Operator, Settings};
 #[command(name = "tiebar-ui", version = tiebar::cli::version())]
 struct Flags {
     /// Where pages and the JSON API are served; port 0 picks a free one, logged as `listening`
-    #[arg(long, env = "TIEBAR_UI_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+    #[arg(
+        long,
+        env = "TIEBAR_UI_LISTEN",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:8080"
+    )]
     listen: String,
     /// A host name the dashboard answers to, besides localhost and its own address; repeatable
     #[arg(long, env = "TIEBAR_UI_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
@@ -34,7 +39,12 @@ struct Flags {
     #[arg(long, env = "TIEBAR_UI_AUTH_TOKEN_FILE", value_name = "FILE")]
     auth_token_file: Option<PathBuf>,
     /// With `--auth proxy-header`: the header in which the proxy says who it is
-    #[arg(long, env = "TIEBAR_UI_AUTH_HEADER", value_name = "HEADER", default_value = "X-Forwarded-User")]
+    #[arg(
+        long,
+        env = "TIEBAR_UI_AUTH_HEADER",
+        value_name = "HEADER",
+        default_value = "X-Forwarded-User"
+    )]
     auth_header: String,
     /// With `--auth proxy-header`: where the proxy's connections come from, like 10.0.0.0/8; repeatable
     #[arg(long, env = "TIEBAR_UI_AUTH_PROXIES", value_name = "CIDR", value_delimiter = ',')]
@@ -89,7 +99,8 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         max_viewers: flags.max_viewers,
     };
     let dashboard = Dashboard::bind(Arc::new(store), settings).await;
-    let dashboard = dashboard.map_err(|error| anyhow::anyhow!("cannot listen on {} (--listen): {error}", flags.listen))?;
+    let dashboard =
+        dashboard.map_err(|error| anyhow::anyhow!("cannot listen on {} (--listen): {error}", flags.listen))?;
     Ok(dashboard.run(shutdown).await?)
 }
 
@@ -100,7 +111,8 @@ fn auth(flags: &Flags) -> anyhow::Result<Auth> {
             let Some(file) = flags.auth_token_file.clone() else {
                 anyhow::bail!("--auth token needs --auth-token-file FILE");
             };
-            let wrong = |error: &dyn std::fmt::Display| anyhow::anyhow!("--auth-token-file {}: {error}", file.display());
+            let wrong =
+                |error: &dyn std::fmt::Display| anyhow::anyhow!("--auth-token-file {}: {error}", file.display());
             let text = std::fs::read_to_string(&file).map_err(|error| wrong(&error))?;
             ui::parse_tokens(&text).map_err(|error| wrong(&error))?;
             Auth::Token(file)

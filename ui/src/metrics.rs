@@ -29,7 +29,11 @@ impl Metrics {
         known.set(breakers as i64);
         up.set(i64::from(store_up));
         registry.register("ui_viewers", "Live streams", self.viewers.clone());
-        registry.register("ui_viewers_refused", "Viewers sent to polling", self.viewers_refused.clone());
+        registry.register(
+            "ui_viewers_refused",
+            "Viewers sent to polling",
+            self.viewers_refused.clone(),
+        );
         registry.register("ui_messages", "Messages written to live streams", self.messages.clone());
         registry.register("ui_actions", "Actions by verb and result", self.actions.clone());
         registry.register("ui_breakers", "Breakers known", known);
@@ -40,7 +44,9 @@ impl Metrics {
             registry.register("ui_data_age_seconds", "Age of the last complete reading", gauge);
         }
         let build = Family::<Labels, Gauge>::default();
-        build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION"))]).set(1);
+        build
+            .get_or_create(&vec![("version", env!("CARGO_PKG_VERSION"))])
+            .set(1);
         registry.register("build_info", "The version", build);
         let mut text = String::new();
         // Writing to a string does not fail.

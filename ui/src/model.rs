@@ -1,5 +1,6 @@
 //! What the dashboard knows at a moment: immutable, shared by every page, stream and answer.
 
+use crate::evidence::Evidence;
 use crate::series::Series;
 use crds::Stored;
 use std::collections::{BTreeMap, VecDeque};
@@ -7,6 +8,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use tiebar::id::ServiceId;
 use tiebar::policy::Policy;
+use tiebar::state::State;
 use tiebar::store::{Beat, Event, InstanceShare, Snapshot, StoredConfig, Survey};
 
 /// A heartbeat is late after so long: two were missed. Milliseconds.
@@ -139,15 +141,30 @@ impl Breaker {
         let mut series = before.map(|before| before.series.clone()).unwrap_or_default();
         let old_snapshot = before.and_then(|before| before.snapshot.as_ref());
         let shares: &[InstanceShare] = survey.snapshot.as_ref().map_or(&[], |snapshot| &snapshot.instances);
-        let instances = meet(before.map_or(&[], |before| &before.instances), &survey.beats, shares, now);
+        let instances = meet(
+            before.map_or(&[], |before| &before.instances),
+            &survey.beats,
+            shares,
+            now,
+        );
         let slot = series.at(now);
         if let Some(snapshot) = &survey.snapshot {
             slot.state = Some(snapshot.view.state);
             slot.window_calls = snapshot.calls;
             slot.window_failing = snapshot.failing;
             slot.window_slow = snapshot.slow;
+            // A trip empties the window before anybody can read it; its evidence is what the window held.
+            let tripped =
+                snapshot.view.state == State::Open && old_snapshot.is_some_and(|old| old.view.state == State::Closed);
+            if let Some(evidence) = Evidence::read(&snapshot.last_trip).filter(|_| tripped) {
+                slot.window_calls = evidence.calls;
+                slot.window_failing = evidence.failures;
+                slot.window_slow = evidence.slow;
+            }
         }
-        let since_last = before.map_or(0, |before| here.saturating_sub(before.read_at)).min(10_000);
+        let since_last = before
+            .map_or(0, |before| here.saturating_sub(before.read_at))
+            .min(10_000);
         let live = || instances.iter().filter(|instance| !instance.lost);
         let by_beats = |rate: fn(&Instance) -> u64| live().map(rate).sum::<u64>() * since_last / 1_000;
         match survey.snapshot.as_ref().and_then(|new| growth(old_snapshot, new)) {
@@ -241,7 +258,13 @@ impl Breaker {
         if let Some(snapshot) = &self.snapshot {
             let view = &snapshot.view;
             (view.generation, view.state, view.mode as u8, snapshot.since).hash(&mut hasher);
-            (snapshot.open_until, snapshot.ramp_until, snapshot.round_until, view.round).hash(&mut hasher);
+            (
+                snapshot.open_until,
+                snapshot.ramp_until,
+                snapshot.round_until,
+                view.round,
+            )
+                .hash(&mut hasher);
             (snapshot.calls, snapshot.failing, snapshot.slow, snapshot.run).hash(&mut hasher);
             (snapshot.leases, snapshot.finished, snapshot.failed, &snapshot.causes).hash(&mut hasher);
             (snapshot.shadow_trips, snapshot.shadow_rejected).hash(&mut hasher);
@@ -267,7 +290,7 @@ impl Breaker {
 /// Calls and failures applied between two readings; none when the window cannot tell.
 fn growth(old: Option<&Snapshot>, new: &Snapshot) -> Option<(u64, u64)> {
     use tiebar::policy::Mode;
-    use tiebar::state::{Reason, State};
+    use tiebar::state::Reason;
     if new.view.mode == Mode::Disabled || new.view.state.is_forced() {
         return None;
     }
@@ -302,7 +325,8 @@ fn meet(before: &[Instance], beats: &[Beat], shares: &[InstanceShare], now: u64)
             let known = old(&beat.instance).filter(|known| known.boot == beat.boot && !known.lost);
             let (calls_rate, rejected_rate) = match known {
                 Some(known) if beat.seen_at > known.seen_at => {
-                    let over = |new: u64, old: u64| new.saturating_sub(old) * 1_000_000 / (beat.seen_at - known.seen_at);
+                    let over =
+                        |new: u64, old: u64| new.saturating_sub(old) * 1_000_000 / (beat.seen_at - known.seen_at);
                     (over(beat.calls, known.calls), over(beat.rejected, known.rejected))
                 }
                 Some(known) => (known.calls_rate, known.rejected_rate),

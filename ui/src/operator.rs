@@ -47,7 +47,11 @@ impl Operator {
         let id = &order.id;
         let (method, path, body) = match order.verb {
             Verb::ForceOpen | Verb::ForceClosed => {
-                let state = if order.verb == Verb::ForceOpen { "ForcedOpen" } else { "ForcedClosed" };
+                let state = if order.verb == Verb::ForceOpen {
+                    "ForcedOpen"
+                } else {
+                    "ForcedClosed"
+                };
                 let mut body = json!({"state": state, "reason": order.signed_reason()});
                 if let Some(until) = order.until {
                     body["expireTime"] = json!(crate::words::instant(until));
@@ -63,9 +67,14 @@ impl Operator {
             .header("content-type", "application/json")
             .body(Full::from(body))
             .map_err(|error| error.to_string())?;
-        let unreachable = |error: &dyn std::fmt::Display| format!("the operator at {} does not answer: {error}", self.address());
+        let unreachable =
+            |error: &dyn std::fmt::Display| format!("the operator at {} does not answer: {error}", self.address());
         let exchange = async {
-            let response = self.client.request(request).await.map_err(|error| unreachable(&error))?;
+            let response = self
+                .client
+                .request(request)
+                .await
+                .map_err(|error| unreachable(&error))?;
             let status = response.status();
             let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
             Ok::<_, String>((status, body.map(|body| body.to_bytes()).unwrap_or_default()))
@@ -88,7 +97,10 @@ mod tests {
 
     #[test]
     fn an_address_is_plain_http_with_nothing_behind_it() {
-        assert_eq!(Operator::new("http://localhost:8081/").unwrap().address(), "localhost:8081");
+        assert_eq!(
+            Operator::new("http://localhost:8081/").unwrap().address(),
+            "localhost:8081"
+        );
         for bad in ["", "localhost:8081", "https://a", "http://a/b", "http://"] {
             assert!(Operator::new(bad).is_err(), "{bad}");
         }

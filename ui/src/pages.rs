@@ -36,7 +36,14 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    fn new(app: &App, model: &Model, person: &Person, section: &'static str, stream: Option<String>, here: u64) -> Self {
+    fn new(
+        app: &App,
+        model: &Model,
+        person: &Person,
+        section: &'static str,
+        stream: Option<String>,
+        here: u64,
+    ) -> Self {
         Self {
             css: assets::path("style.css"),
             js: assets::path("live.js"),
@@ -113,7 +120,14 @@ impl ListPage {
         let link = |number: usize| format!("/?{}", query.with("page", &number.to_string()));
         let text = query.to_query();
         Self {
-            page: Page::new(app, model, person, "list", Some(format!("/events?view=list&{text}")), here),
+            page: Page::new(
+                app,
+                model,
+                person,
+                "list",
+                Some(format!("/events?view=list&{text}")),
+                here,
+            ),
             bar,
             namespaces: namespaces(model),
             states: STATES,
@@ -150,10 +164,18 @@ fn heads(query: &Query) -> Vec<Head> {
         class,
         href: sort.map(|sort| {
             let text = query.with("sort", if sort == Sort::Worst { "" } else { sort.as_str() });
-            if text.is_empty() { "/".to_owned() } else { format!("/?{text}") }
+            if text.is_empty() {
+                "/".to_owned()
+            } else {
+                format!("/?{text}")
+            }
         }),
         current: sort == Some(query.sort()),
-        direction: if sort == Some(Sort::Name) { "ascending" } else { "descending" },
+        direction: if sort == Some(Sort::Name) {
+            "ascending"
+        } else {
+            "descending"
+        },
     };
     columns.into_iter().map(head).collect()
 }
@@ -286,7 +308,11 @@ pub(crate) fn read_query<T: for<'de> Deserialize<'de> + Default>(text: Option<&s
     axum::extract::Query::try_from_uri(&uri).map_or_else(|_| T::default(), |query| query.0)
 }
 
-pub(crate) async fn list(State(app): State<Arc<App>>, Extension(person): Extension<Person>, RawQuery(query): RawQuery) -> Response {
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    Extension(person): Extension<Person>,
+    RawQuery(query): RawQuery,
+) -> Response {
     let page = ListPage::new(&app, &app.model(), &person, read_query(query.as_deref()), here());
     html(StatusCode::OK, &page)
 }
@@ -320,8 +346,12 @@ pub(crate) async fn detail(
         return failed(&app, &person, &unknown(&id));
     };
     let done: Done = read_query(query.as_deref());
-    page.done = Verb::from_name(&done.done)
-        .map(|verb| format!("Asked for: {}. It shows here as soon as the store has it.", verb.short().to_lowercase()));
+    page.done = Verb::from_name(&done.done).map(|verb| {
+        format!(
+            "Asked for: {}. It shows here as soon as the store has it.",
+            verb.short().to_lowercase()
+        )
+    });
     html(StatusCode::OK, &page)
 }
 
@@ -346,7 +376,9 @@ async fn allowed(app: &App, person: &Person, wish: &Wish) -> Result<(ServiceId, 
     let verbs = "wanted do=force_open, force_closed, clear or reset";
     let verb = Verb::from_name(&wish.r#do).ok_or_else(|| Problem::bad_request(verbs))?;
     if matches!(app.actions, Actions::Off) {
-        return Err(Problem::forbidden("This dashboard only reads; --actions would let it act."));
+        return Err(Problem::forbidden(
+            "This dashboard only reads; --actions would let it act.",
+        ));
     }
     // First the right, then what there is: the answer must not tell strangers which breakers exist.
     if !app.actions.permits(person, &id).await {
@@ -358,7 +390,14 @@ async fn allowed(app: &App, person: &Person, wish: &Wish) -> Result<(ServiceId, 
     Ok((id, verb))
 }
 
-fn confirmation(app: &App, person: &Person, id: &ServiceId, verb: Verb, wish: &Wish, problem: Option<String>) -> Option<ConfirmPage> {
+fn confirmation(
+    app: &App,
+    person: &Person,
+    id: &ServiceId,
+    verb: Verb,
+    wish: &Wish,
+    problem: Option<String>,
+) -> Option<ConfirmPage> {
     let (model, here) = (app.model(), here());
     let detail = Detail::new(model.breakers.get(id)?, &model, None, here);
     let now = model.store_time(here);
@@ -402,7 +441,11 @@ pub(crate) async fn confirm(
     }
 }
 
-pub(crate) async fn act(State(app): State<Arc<App>>, Extension(person): Extension<Person>, Form(wish): Form<Wish>) -> Response {
+pub(crate) async fn act(
+    State(app): State<Arc<App>>,
+    Extension(person): Extension<Person>,
+    Form(wish): Form<Wish>,
+) -> Response {
     let (id, verb) = match allowed(&app, &person, &wish).await {
         Ok(allowed) => allowed,
         Err(problem) => {
@@ -430,7 +473,10 @@ pub(crate) async fn act(State(app): State<Arc<App>>, Extension(person): Extensio
     };
     let before = model.breakers.get(&id).and_then(|breaker| breaker.snapshot.as_ref());
     let before = before.map_or("nothing", |snapshot| snapshot.view.state.as_str());
-    let (by, until) = (person.name.as_deref().unwrap_or("nobody signed in"), order.until.map(words::instant));
+    let (by, until) = (
+        person.name.as_deref().unwrap_or("nobody signed in"),
+        order.until.map(words::instant),
+    );
     match app.actions.carry_out(&order).await {
         Ok(()) => {
             count("done");
@@ -489,7 +535,11 @@ fn cookie(headers: &HeaderMap, token: &str, age: u32) -> String {
     format!("{COOKIE_NAME}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age={age}{secure}")
 }
 
-pub(crate) async fn sign_in(State(app): State<Arc<App>>, headers: HeaderMap, Form(given): Form<Credentials>) -> Response {
+pub(crate) async fn sign_in(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Form(given): Form<Credentials>,
+) -> Response {
     let token = given.token.trim();
     if !app.auth.has_login() {
         return Redirect::to("/").into_response();
@@ -509,10 +559,21 @@ pub(crate) async fn sign_out(State(app): State<Arc<App>>, headers: HeaderMap) ->
     ([(SET_COOKIE, cookie(&headers, "", 0))], Redirect::to(next)).into_response()
 }
 
-pub(crate) async fn nowhere(State(app): State<Arc<App>>, Extension(person): Extension<Person>, headers: HeaderMap) -> Response {
+pub(crate) async fn nowhere(
+    State(app): State<Arc<App>>,
+    Extension(person): Extension<Person>,
+    headers: HeaderMap,
+) -> Response {
     let problem = Problem::not_found("There is nothing at this address.");
-    let page = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|accept| accept.contains("text/html"));
-    if page { failed(&app, &person, &problem) } else { problem.into_response() }
+    let page = headers
+        .get(ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|accept| accept.contains("text/html"));
+    if page {
+        failed(&app, &person, &problem)
+    } else {
+        problem.into_response()
+    }
 }
 
 #[cfg(test)]

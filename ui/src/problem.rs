@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 /// What went wrong, for programs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// Which kind of problem.
     #[serde(rename = "type")]
     kind: String,

@@ -46,7 +46,10 @@ impl Sort {
     ];
 
     pub(crate) fn as_str(self) -> &'static str {
-        Self::ALL.iter().find(|(_, sort)| *sort == self).map_or("worst", |(name, _)| name)
+        Self::ALL
+            .iter()
+            .find(|(_, sort)| *sort == self)
+            .map_or("worst", |(name, _)| name)
     }
 }
 
@@ -73,11 +76,17 @@ impl Query {
     }
 
     pub(crate) fn state(&self) -> &str {
-        STATES.iter().find(|(name, _)| *name == self.state).map_or("", |(name, _)| name)
+        STATES
+            .iter()
+            .find(|(name, _)| *name == self.state)
+            .map_or("", |(name, _)| name)
     }
 
     pub(crate) fn sort(&self) -> Sort {
-        Sort::ALL.iter().find(|(name, _)| *name == self.sort).map_or(Sort::Worst, |(_, sort)| *sort)
+        Sort::ALL
+            .iter()
+            .find(|(name, _)| *name == self.sort)
+            .map_or(Sort::Worst, |(_, sort)| *sort)
     }
 
     /// Counted from 1.
@@ -146,8 +155,16 @@ impl Query {
 
     /// As it stands in an address, without the question mark; the same for equal queries.
     pub(crate) fn to_query(&self) -> String {
-        let page = if self.page() > 1 { self.page().to_string() } else { String::new() };
-        let sort = if self.sort() == Sort::Worst { "" } else { self.sort().as_str() };
+        let page = if self.page() > 1 {
+            self.page().to_string()
+        } else {
+            String::new()
+        };
+        let sort = if self.sort() == Sort::Worst {
+            ""
+        } else {
+            self.sort().as_str()
+        };
         let parts = [
             ("ns", self.namespace()),
             ("state", self.state()),
@@ -157,7 +174,12 @@ impl Query {
         ];
         let mut text = String::new();
         for (name, value) in parts.iter().filter(|(_, value)| !value.is_empty()) {
-            let _ = write!(text, "{}{name}={}", if text.is_empty() { "" } else { "&" }, encode(value));
+            let _ = write!(
+                text,
+                "{}{name}={}",
+                if text.is_empty() { "" } else { "&" },
+                encode(value)
+            );
         }
         text
     }

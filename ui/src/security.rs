@@ -58,7 +58,10 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
         request.extensions_mut().insert(Person::anonymous());
         next.run(request).await
     } else {
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+        let peer = request
+            .extensions()
+            .get::<ConnectInfo<SocketAddr>>()
+            .map(|info| info.0.ip());
         let peer = peer.unwrap_or(IpAddr::from([0, 0, 0, 0]));
         match app.auth.identify(request.headers(), peer).await {
             Ok(person) => {
@@ -91,7 +94,10 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
 }
 
 fn wrong_host(app: &App, request: &Request) -> Option<Response> {
-    let given = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
+    let given = request
+        .headers()
+        .get(header::HOST)
+        .and_then(|value| value.to_str().ok());
     let host = given.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
     if host.is_some_and(|host| app.hosts.admits(host)) {
         return None;
@@ -114,7 +120,8 @@ fn turn_away(app: &App, refused: Refused, request: &Request) -> Response {
         Refused::NoToken => unauthorized("wanted a header `Authorization: Bearer TOKEN`"),
         Refused::WrongToken => unauthorized("that token is not known here"),
         Refused::NotThroughProxy => {
-            Problem::forbidden("wanted a request through the proxy that signs people in, with its header").into_response()
+            Problem::forbidden("wanted a request through the proxy that signs people in, with its header")
+                .into_response()
         }
         Refused::Unavailable(why) => {
             tracing::error!(error = %why, "nobody can be identified");
@@ -128,7 +135,11 @@ fn turn_away(app: &App, refused: Refused, request: &Request) -> Response {
 /// Asked for by a person at a browser.
 fn is_page(request: &Request) -> bool {
     let path = request.uri().path();
-    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let accept = request
+        .headers()
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     request.method() == Method::GET && !path.starts_with("/api/") && path != "/events" && accept.contains("text/html")
 }
 
@@ -139,10 +150,26 @@ mod tests {
     #[test]
     fn only_known_names_are_answered_with_any_port() {
         let hosts = Hosts::new("10.1.2.3:8080".parse().unwrap(), &["Tiebar.Example".to_owned()]);
-        for good in ["localhost", "LOCALHOST:1", "127.0.0.1:8080", "[::1]:9", "[::1]", "10.1.2.3:8080", "tiebar.example"] {
+        for good in [
+            "localhost",
+            "LOCALHOST:1",
+            "127.0.0.1:8080",
+            "[::1]:9",
+            "[::1]",
+            "10.1.2.3:8080",
+            "tiebar.example",
+        ] {
             assert!(hosts.admits(good), "{good}");
         }
-        for bad in ["", "evil.example", "localhost.evil.example", "127.0.0.1.evil", "localhost:8080@evil", "10.1.2.4", "0.0.0.0"] {
+        for bad in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil",
+            "localhost:8080@evil",
+            "10.1.2.4",
+            "0.0.0.0",
+        ] {
             assert!(!hosts.admits(bad), "{bad}");
         }
     }

@@ -14,6 +14,22 @@ pub(crate) struct Setting {
     pub(crate) written: bool,
 }
 
+impl Setting {
+    fn parts(&self) -> (&'static str, &'static str) {
+        self.path.split_at(self.path.find('.').map_or(0, |dot| dot + 1))
+    }
+
+    /// `trip.`, where a narrow page may break the line.
+    pub(crate) fn group(&self) -> &'static str {
+        self.parts().0
+    }
+
+    /// `failureRateThreshold`.
+    pub(crate) fn field(&self) -> &'static str {
+        self.parts().1
+    }
+}
+
 /// All lines, in the order of the resource.
 pub(crate) fn settings(policy: &Policy, stored: &Stored) -> Vec<Setting> {
     let spec = &stored.spec;
@@ -22,7 +38,13 @@ pub(crate) fn settings(policy: &Policy, stored: &Stored) -> Vec<Setting> {
     let half_open = spec.half_open.clone().unwrap_or_default();
     let recovery = spec.recovery.clone().unwrap_or_default();
     let call = spec.call.clone().unwrap_or_default();
-    let share = |bp: u64| if bp == 0 { "no rule".to_owned() } else { format!("{} %", bp / 100) };
+    let share = |bp: u64| {
+        if bp == 0 {
+            "no rule".to_owned()
+        } else {
+            format!("{} %", bp / 100)
+        }
+    };
     let unless_zero = |number: u64, text: String, none: &str| if number == 0 { none.to_owned() } else { text };
     let window = match policy.window {
         Window::Time(ms) => format!("TimeBased, {}", format(ms)),
@@ -146,13 +168,21 @@ fn answers(spec: &CircuitBreakerSpec) -> Vec<Setting> {
     let rejection = spec.rejection.as_ref().and_then(|rejection| rejection.http_status_code);
     let fallback = spec.fallback.as_ref().and_then(|fallback| fallback.r#type);
     vec![
-        list("failureConditions.httpStatusCodes", conditions.http_status_codes, "500-599"),
+        list(
+            "failureConditions.httpStatusCodes",
+            conditions.http_status_codes,
+            "500-599",
+        ),
         list(
             "failureConditions.grpcStatusCodes",
             conditions.grpc_status_codes,
             "UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS",
         ),
-        list("failureConditions.errorKinds", kinds, "Timeout, ConnectionFailure, Reset"),
+        list(
+            "failureConditions.errorKinds",
+            kinds,
+            "Timeout, ConnectionFailure, Reset",
+        ),
         list(
             "failureConditions.ignoredHttpStatusCodes",
             conditions.ignored_http_status_codes,
@@ -177,7 +207,8 @@ mod tests {
 
     #[test]
     fn what_was_written_is_told_from_defaults_even_when_equal() {
-        let stored = Stored::read(r#"{"trip":{"failureRateThreshold":50},"rejection":{"httpStatusCode":429}}"#).unwrap();
+        let stored =
+            Stored::read(r#"{"trip":{"failureRateThreshold":50},"rejection":{"httpStatusCode":429}}"#).unwrap();
         let policy = Policy::default();
         let lines = settings(&policy, &stored);
         let line = |path: &str| lines.iter().find(|line| line.path == path).cloned().unwrap();

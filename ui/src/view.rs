@@ -1,6 +1,7 @@
 //! Rows and the bar on top: pure functions of a model and an instant.
 
 use crate::chart;
+use crate::evidence::Evidence;
 use crate::model::{Breaker, Counts, Model};
 use crate::query::encode;
 use crate::words;
@@ -98,7 +99,12 @@ pub(crate) enum Gauge {
     /// Nothing in the window.
     Quiet { threshold_bp: u64 },
     /// Not enough calls to judge.
-    TooFew { calls: u64, minimum: u64, bp: u64, threshold_bp: u64 },
+    TooFew {
+        calls: u64,
+        minimum: u64,
+        bp: u64,
+        threshold_bp: u64,
+    },
     /// Judged.
     Rate { bp: u64, threshold_bp: u64 },
     /// Failures in a row, where that is the only rule.
@@ -244,6 +250,11 @@ impl Row {
             || matches!(self.failures, Gauge::Rate { bp, threshold_bp } if bp * 2 >= threshold_bp)
     }
 
+    /// Its override is in force.
+    pub(crate) fn is_forced(&self) -> bool {
+        matches!(self.kind, Kind::ForcedOpen | Kind::ForcedClosed)
+    }
+
     pub(crate) fn sparkline(&self) -> String {
         chart::sparkline(&self.spark.0, self.calls_rate, self.rejected_rate)
     }
@@ -335,7 +346,11 @@ fn known_kind(breaker: &Breaker, now: u64) -> (Kind, String) {
         return (Kind::Disabled, "admits everything, counts nothing".to_owned());
     }
     let Some(snapshot) = &breaker.snapshot else {
-        let note = if breaker.is_configured() { "" } else { "nobody has programmed it" };
+        let note = if breaker.is_configured() {
+            ""
+        } else {
+            "nobody has programmed it"
+        };
         return (Kind::Idle, note.to_owned());
     };
     let view = &snapshot.view;
@@ -356,7 +371,11 @@ fn known_kind(breaker: &Breaker, now: u64) -> (Kind, String) {
 }
 
 fn round(round: u64) -> String {
-    if round > 1 { format!("round {round}") } else { String::new() }
+    if round > 1 {
+        format!("round {round}")
+    } else {
+        String::new()
+    }
 }
 
 fn deadline(kind: Kind, breaker: &Breaker) -> Option<Deadline> {
@@ -371,24 +390,31 @@ fn deadline(kind: Kind, breaker: &Breaker) -> Option<Deadline> {
     }
 }
 
-/// The evidence of the last trip: failing (or slow) and all calls.
+/// The rate at the last trip.
 fn trip_rate(snapshot: &Snapshot, slow: bool) -> Option<u64> {
-    let evidence: serde_json::Value = serde_json::from_str(&snapshot.last_trip).ok()?;
-    let number = |name: &str| evidence[name].as_u64().unwrap_or(0);
-    let running = number("runningSlow");
+    let evidence = Evidence::read(&snapshot.last_trip)?;
+    let running = evidence.running_slow;
     let (bad, calls) = if slow {
-        (number("slow") + running, number("calls") + running)
+        (evidence.slow + running, evidence.calls + running)
     } else {
-        (number("failures"), number("calls"))
+        (evidence.failures, evidence.calls)
     };
     (bad * 10_000).checked_div(calls)
 }
 
 fn gauge(kind: Kind, snapshot: Option<&Snapshot>, policy: &Policy, slow: bool) -> Gauge {
-    let threshold_bp = if slow { policy.slow_rate_bp } else { policy.failure_rate_bp };
+    let threshold_bp = if slow {
+        policy.slow_rate_bp
+    } else {
+        policy.failure_rate_bp
+    };
     let only_run = !slow && threshold_bp == 0 && policy.consecutive_failures > 0;
     let Some(snapshot) = snapshot else {
-        return if threshold_bp > 0 { Gauge::Quiet { threshold_bp } } else { Gauge::Absent };
+        return if threshold_bp > 0 {
+            Gauge::Quiet { threshold_bp }
+        } else {
+            Gauge::Absent
+        };
     };
     if kind == Kind::HalfOpen && !slow {
         return Gauge::Probes {
@@ -406,7 +432,7 @@ fn gauge(kind: Kind, snapshot: Option<&Snapshot>, policy: &Policy, slow: bool) -
     if threshold_bp == 0 || kind == Kind::Disabled {
         return Gauge::Absent;
     }
-    if kind == Kind::Open
+    if matches!(kind, Kind::Open | Kind::ShadowOpen)
         && let Some(bp) = trip_rate(snapshot, slow)
     {
         return Gauge::Tripped { bp, threshold_bp };
@@ -431,7 +457,10 @@ fn gauge(kind: Kind, snapshot: Option<&Snapshot>, policy: &Policy, slow: bool) -
 /// The override programmed, while it has not lapsed.
 pub(crate) fn forced(breaker: &Breaker, now: u64) -> Option<Forced> {
     let config = breaker.config.as_ref()?.programmed.as_ref()?;
-    let forced = config.config.forced.filter(|forced| forced.expires_at == 0 || forced.expires_at > now)?;
+    let forced = config
+        .config
+        .forced
+        .filter(|forced| forced.expires_at == 0 || forced.expires_at > now)?;
     let written = breaker.stored.spec.r#override.as_ref();
     Some(Forced {
         open: forced.open,
@@ -475,9 +504,15 @@ impl Bar {
                 )
             }),
             stale: model.is_stale(here),
-            read_at: if model.read_at > 0 { model.store_time(model.read_at) } else { 0 },
+            read_at: if model.read_at > 0 {
+                model.store_time(model.read_at)
+            } else {
+                0
+            },
             now: model.store_time(here),
-            age_text: model.age(here).map_or_else(|| "nothing read yet".to_owned(), words::span),
+            age_text: model
+                .age(here)
+                .map_or_else(|| "nothing read yet".to_owned(), words::span),
         }
     }
 }

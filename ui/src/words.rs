@@ -21,8 +21,12 @@ pub(crate) fn wait(ms: u64) -> String {
 
 /// RFC 3339 with milliseconds; empty for 0.
 pub(crate) fn instant(ms: u64) -> String {
-    let stamp = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    stamp.filter(|_| ms > 0).map_or_else(String::new, |stamp| format!("{stamp:.3}"))
+    let stamp = i64::try_from(ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    stamp
+        .filter(|_| ms > 0)
+        .map_or_else(String::new, |stamp| format!("{stamp:.3}"))
 }
 
 /// `12:03:22 UTC`, with the day when it is not today's.
@@ -125,8 +129,14 @@ mod tests {
 
     #[test]
     fn rates_and_shares_keep_two_figures() {
-        assert_eq!([0, 40, 400, 12_345, 1_234_567].map(rate), ["0", "< 0.1", "0.4", "12", "1.2 k"]);
-        assert_eq!([0, 40, 990, 5_000, 6_250].map(percent), ["0 %", "0.4 %", "9.9 %", "50 %", "62 %"]);
+        assert_eq!(
+            [0, 40, 400, 12_345, 1_234_567].map(rate),
+            ["0", "< 0.1", "0.4", "12", "1.2 k"]
+        );
+        assert_eq!(
+            [0, 40, 990, 5_000, 6_250].map(percent),
+            ["0 %", "0.4 %", "9.9 %", "50 %", "62 %"]
+        );
     }
 
     #[test]

@@ -40,6 +40,25 @@ impl Keys {
         }
     }
 
+    /// How they are spelled.
+    #[must_use]
+    pub fn style(&self) -> KeyStyle {
+        self.style
+    }
+
+    /// The sharded channel of one breaker, on a cluster.
+    #[must_use]
+    pub fn channel_of(&self, id: &ServiceId) -> String {
+        self.of(id, "announce")
+    }
+
+    /// Whose channel this is.
+    #[must_use]
+    pub fn id_of_channel(&self, channel: &str) -> Option<ServiceId> {
+        let id = channel.strip_prefix(&self.prefix)?.strip_suffix(":announce")?;
+        ServiceId::parse(id.trim_start_matches('{').trim_end_matches('}')).ok()
+    }
+
     /// What stands before every key and channel.
     #[must_use]
     pub fn prefix(&self) -> &str {

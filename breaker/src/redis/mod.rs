@@ -3,9 +3,12 @@
 //! One RESP3 connection carries both commands and announcements. Rejected: the crate's client-side caching (the script
 //! reads the configuration itself, atomically) and EVALSHA (see the script's header).
 
+mod address;
 pub mod codec;
+mod connect;
 mod keys;
 
+pub use address::WANTED;
 pub use keys::{KeyStyle, Keys, SUFFIXES};
 
 use crate::id::ServiceId;
@@ -15,23 +18,20 @@ use crate::store::{
     Announcement, Beat, Event, Exchange, Leader, Programme, Programmed, Reply, Snapshot, Store, StoreError,
     StoreResult, StoredConfig, Survey, Written,
 };
+use connect::{Connector, Link};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{ErrorKind, PushInfo, PushKind, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, PushInfo, PushKind, RedisError, Value};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OnceCell, broadcast};
+use tokio::sync::broadcast;
 
 /// The script's text, with `__NAME__` for its name.
 pub const SCRIPT: &str = include_str!("breaker.lua");
 /// Announcements a slow receiver may lag behind before it is told of a gap.
 const ANNOUNCEMENTS: usize = 4_096;
-/// So many timeouts in a row replace the connection: a timeout alone does not make the crate reconnect, and a peer that
-/// vanished without a FIN would be waited for until the kernel gives up.
-const TIMEOUTS_BEFORE_RECONNECT: u32 = 3;
 /// Heartbeats this old are gone, milliseconds.
 const FORGET_MS: u64 = 60_000;
 /// Breakers read in one round trip by those who watch all: 300 commands hold the server for less than a millisecond.
@@ -40,7 +40,7 @@ const SURVEY_CHUNK: usize = 100;
 /// Where and how to reach Redis.
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
-    /// `redis://`, `rediss://` or `redis+unix://`.
+    /// One of [`WANTED`].
     pub url: String,
     /// Before every key. Default `cb:`.
     pub prefix: String,
@@ -52,6 +52,14 @@ pub struct RedisSettings {
     pub username: Option<String>,
     /// Instead of the address' password.
     pub password: Option<String>,
+    /// Instead of both: a file with the password, read again at each connection.
+    pub password_file: Option<PathBuf>,
+    /// Whom TLS trusts, PEM; the web's authorities when absent.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate shown to the server, PEM; with its key.
+    pub cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    pub key_file: Option<PathBuf>,
 }
 
 impl RedisSettings {
@@ -65,18 +73,19 @@ impl RedisSettings {
             timeout: Duration::from_millis(200),
             username: None,
             password: None,
+            password_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
         }
     }
 }
 
 /// Breakers in Redis.
 pub struct RedisStore {
-    client: redis::Client,
-    settings: RedisSettings,
+    connector: Arc<Connector>,
     keys: Keys,
     library: Library,
-    connection: Mutex<Arc<OnceCell<ConnectionManager>>>,
-    timeouts: AtomicU32,
     announcements: broadcast::Sender<Announcement>,
     /// Tests only: the time in place of the server's.
     clock: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
@@ -109,29 +118,13 @@ impl RedisStore {
         script: &str,
         clock: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
     ) -> StoreResult<Self> {
-        let refused = |error: RedisError| StoreError::Refused(format!("the Redis address: {error}"));
-        let url = settings.url.replacen("redis+unix://", "unix://", 1);
-        let info = redis::IntoConnectionInfo::into_connection_info(url).map_err(refused)?;
-        let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
-        let mut resp3 = info
-            .redis_settings()
-            .clone()
-            .set_protocol(redis::ProtocolVersion::RESP3);
-        if let Some(username) = &settings.username {
-            resp3 = resp3.set_username(username);
-        }
-        if let Some(password) = &settings.password {
-            resp3 = resp3.set_password(password);
-        }
-        let client = redis::Client::open(info.set_tcp_settings(tcp).set_redis_settings(resp3)).map_err(refused)?;
+        let keys = Keys::new(&settings.prefix, settings.style);
+        let announcements = broadcast::channel(ANNOUNCEMENTS).0;
         Ok(Self {
-            client,
-            keys: Keys::new(&settings.prefix, settings.style),
-            settings,
+            connector: Arc::new(Connector::new(settings, keys.clone(), announcements.clone(), hear)?),
+            keys,
             library: Library::new(script),
-            connection: Mutex::default(),
-            timeouts: AtomicU32::new(0),
-            announcements: broadcast::channel(ANNOUNCEMENTS).0,
+            announcements,
             clock,
         })
     }
@@ -142,82 +135,21 @@ impl RedisStore {
         &self.keys
     }
 
-    fn slot(&self) -> Arc<OnceCell<ConnectionManager>> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The connection, made at first use, subscribed from the start.
-    async fn connection(&self) -> StoreResult<ConnectionManager> {
-        let slot = self.slot();
-        let connect = async {
-            let announcements = self.announcements.clone();
-            let config = ConnectionManagerConfig::new()
-                .set_response_timeout(Some(self.settings.timeout))
-                .set_connection_timeout(Some(Duration::from_secs(1)))
-                .set_number_of_retries(0)
-                .set_pipeline_buffer_size(1_024)
-                .set_automatic_resubscription()
-                .set_push_sender(move |push: PushInfo| {
-                    hear(&announcements, &push);
-                    Ok::<(), redis::aio::SendError>(())
-                });
-            let mut manager = self.client.get_connection_manager_with_config(config).await?;
-            manager.subscribe(self.keys.channel()).await?;
-            Ok(manager)
-        };
-        let patience = self.settings.timeout + Duration::from_secs(1);
-        let made = tokio::time::timeout(patience, slot.get_or_try_init(|| connect)).await;
-        match made {
-            Ok(Ok(manager)) => Ok(manager.clone()),
-            Ok(Err(error)) => Err(self.explain(&error)),
-            Err(_) => Err(StoreError::TimedOut(patience.as_millis() as u64)),
-        }
-    }
-
-    /// What an error means to the callers; a run of timeouts, or a server that lost its rank, costs the connection.
-    fn explain(&self, error: &RedisError) -> StoreError {
-        if error.is_timeout() {
-            if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_BEFORE_RECONNECT {
-                self.drop_connection();
-            }
-            return StoreError::TimedOut(self.settings.timeout.as_millis() as u64);
-        }
-        match error.kind() {
-            ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) => {
-                self.drop_connection();
-                StoreError::Refused(error.to_string())
-            }
-            ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed => {
-                StoreError::Refused(error.to_string())
-            }
-            ErrorKind::UnexpectedReturnType | ErrorKind::Parse => StoreError::Protocol(error.to_string()),
-            _ => StoreError::Unreachable(error.to_string()),
-        }
-    }
-
-    fn drop_connection(&self) {
-        self.timeouts.store(0, Ordering::Relaxed);
-        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = Arc::default();
-        let _ = self.announcements.send(Announcement::Gap);
-    }
-
     /// Runs the script.
     async fn run(&self, id: &ServiceId, operation: &str, instance: &str, args: &[String]) -> StoreResult<Value> {
-        let mut connection = self.connection().await?;
+        let (slot, mut link) = self.connector.link().await?;
+        self.connector.judge(&slot, link.hear(self.keys.channel_of(id)).await)?;
         let call = self.call(id, operation, instance, args);
-        let mut result: Result<Value, RedisError> = call.query_async(&mut connection).await;
+        let mut result: Result<Value, RedisError> = call.query_async(&mut link).await;
         if result.as_ref().is_err_and(is_missing) {
-            self.library
-                .load(&mut connection)
-                .await
-                .map_err(|error| self.explain(&error))?;
-            result = call.query_async(&mut connection).await;
+            self.connector.judge(&slot, self.library.load(&mut link).await)?;
+            result = call.query_async(&mut link).await;
         }
-        self.note(result)
+        self.connector.judge(&slot, result)
     }
 
     /// The command that runs the script.
-    fn call(&self, id: &ServiceId, operation: &str, instance: &str, args: &[String]) -> redis::Cmd {
+    fn call(&self, id: &ServiceId, operation: &str, instance: &str, args: &[String]) -> Cmd {
         let mut call = redis::cmd("FCALL");
         call.arg(&self.library.name).arg(SUFFIXES.len());
         for suffix in SUFFIXES {
@@ -227,36 +159,30 @@ impl RedisStore {
             .clock
             .as_ref()
             .map_or_else(String::new, |clock| clock().to_string());
+        let (channel, publish) = if self.connector.is_cluster() {
+            (self.keys.channel_of(id), "SPUBLISH")
+        } else {
+            (self.keys.channel(), "PUBLISH")
+        };
         call.arg(operation)
             .arg(now)
             .arg(id.as_str())
-            .arg(self.keys.channel())
-            .arg("PUBLISH")
+            .arg(channel)
+            .arg(publish)
             .arg(instance)
             .arg(args);
         call
     }
 
-    fn note<T>(&self, result: Result<T, RedisError>) -> StoreResult<T> {
-        match result {
-            Ok(value) => {
-                self.timeouts.store(0, Ordering::Relaxed);
-                Ok(value)
-            }
-            Err(error) => Err(self.explain(&error)),
-        }
+    async fn query<T: redis::FromRedisValue>(&self, command: &Cmd) -> StoreResult<T> {
+        let (slot, mut link) = self.connector.link().await?;
+        self.connector.judge(&slot, command.query_async(&mut link).await)
     }
 
-    async fn query<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> StoreResult<T> {
-        let mut connection = self.connection().await?;
-        let result = command.query_async(&mut connection).await;
-        self.note(result)
-    }
-
-    async fn pipeline(&self, pipeline: &redis::Pipeline) -> StoreResult<()> {
-        let mut connection = self.connection().await?;
-        let result = pipeline.query_async::<()>(&mut connection).await;
-        self.note(result)
+    /// Commands that need not be atomic, with their answers.
+    async fn all(&self, commands: &[Cmd]) -> StoreResult<Vec<Value>> {
+        let (slot, link) = self.connector.link().await?;
+        self.connector.judge(&slot, link.all(commands).await)
     }
 
     async fn hash(&self, id: &ServiceId, suffix: &str) -> StoreResult<HashMap<String, Vec<u8>>> {
@@ -324,11 +250,12 @@ impl Library {
         }
     }
 
-    async fn load(&self, connection: &mut ConnectionManager) -> Result<(), RedisError> {
+    /// On a cluster it goes to every primary.
+    async fn load(&self, link: &mut Link) -> Result<(), RedisError> {
         match redis::cmd("FUNCTION")
             .arg("LOAD")
             .arg(&self.code)
-            .query_async::<()>(connection)
+            .query_async::<()>(link)
             .await
         {
             // Another client was faster; the name says that it loaded the same text.
@@ -344,19 +271,18 @@ fn is_missing(error: &RedisError) -> bool {
 }
 
 /// Turns a push into an announcement.
-fn hear(announcements: &broadcast::Sender<Announcement>, push: &PushInfo) {
-    let heard = match push.kind {
-        PushKind::Message => match push.data.as_slice() {
-            [_, Value::BulkString(message)] => std::str::from_utf8(message).ok().and_then(codec::announcement),
-            _ => None,
-        },
-        // A new subscription follows a new connection: something may have been missed in between.
-        PushKind::Disconnection | PushKind::Subscribe => Some(Announcement::Gap),
+fn hear(push: &PushInfo, keys: &Keys) -> Option<Announcement> {
+    let text = |value: &Value| match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
+        Value::SimpleString(text) => Some(text.clone()),
         _ => None,
     };
-    if let Some(heard) = heard {
-        // Nobody listening is not an error.
-        let _ = announcements.send(heard);
+    match (&push.kind, push.data.as_slice()) {
+        (PushKind::Message | PushKind::SMessage, [_, message]) => codec::announcement(&text(message)?),
+        // A new subscription follows a new connection: something may have been missed in between.
+        (PushKind::Disconnection | PushKind::Subscribe, _) => Some(Announcement::Gap),
+        (PushKind::SSubscribe, [channel, ..]) => keys.id_of_channel(&text(channel)?).map(Announcement::Revision),
+        _ => None,
     }
 }
 
@@ -513,15 +439,24 @@ impl Store for RedisStore {
             let mut surveys = Vec::with_capacity(ids.len());
             for ids in ids.chunks(SURVEY_CHUNK) {
                 let now = self.clock_now().await?;
-                let mut pipeline = redis::pipe();
+                let mut commands = Vec::with_capacity(3 * ids.len());
                 for id in ids {
                     for suffix in ["config", "data", "instances"] {
-                        pipeline.cmd("HGETALL").arg(self.keys.of(id, suffix));
+                        let mut command = redis::cmd("HGETALL");
+                        command.arg(self.keys.of(id, suffix));
+                        commands.push(command);
                     }
                 }
-                let mut connection = self.connection().await?;
-                let result = pipeline.query_async(&mut connection).await;
-                let hashes: Vec<HashMap<String, Vec<u8>>> = self.note(result)?;
+                let (slot, link) = self.connector.link().await?;
+                for id in ids {
+                    self.connector.judge(&slot, link.hear(self.keys.channel_of(id)).await)?;
+                }
+                let answers = self.connector.judge(&slot, link.all(&commands).await)?;
+                let hashes: Vec<Hash> = answers
+                    .into_iter()
+                    .map(redis::from_redis_value)
+                    .collect::<Result<_, _>>()
+                    .map_err(|error| StoreError::Protocol(error.to_string()))?;
                 surveys.extend(
                     hashes
                         .chunks_exact(3)
@@ -553,38 +488,36 @@ impl Store for RedisStore {
             if beats.is_empty() {
                 return Ok(());
             }
-            let mut pipeline = redis::pipe();
+            let mut commands = Vec::with_capacity(2 * beats.len());
             for (id, beat) in beats {
-                pipeline
-                    .add_command(self.call(id, "beat", &beat.instance, &[beat_text(beat)]))
-                    .ignore();
-                pipeline.cmd("SADD").arg(self.keys.index()).arg(id.as_str()).ignore();
+                commands.push(self.call(id, "beat", &beat.instance, &[beat_text(beat)]));
+                let mut index = redis::cmd("SADD");
+                index.arg(self.keys.index()).arg(id.as_str());
+                commands.push(index);
             }
-            let mut connection = self.connection().await?;
-            let mut result = pipeline.query_async::<()>(&mut connection).await;
+            let (slot, mut link) = self.connector.link().await?;
+            let mut result = link.all(&commands).await;
             if result.as_ref().is_err_and(is_missing) {
-                self.library
-                    .load(&mut connection)
-                    .await
-                    .map_err(|error| self.explain(&error))?;
-                result = pipeline.query_async::<()>(&mut connection).await;
+                self.connector.judge(&slot, self.library.load(&mut link).await)?;
+                result = link.all(&commands).await;
             }
-            self.note(result)
+            self.connector.judge(&slot, result).map(|_| ())
         }
         .boxed()
     }
 
     fn goodbye<'a>(&'a self, ids: &'a [ServiceId], instance: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         async move {
-            let mut pipeline = redis::pipe();
-            for id in ids {
-                pipeline.hdel(self.keys.of(id, "instances"), instance).ignore();
+            let command = |id: &ServiceId| {
+                let mut command = redis::cmd("HDEL");
+                command.arg(self.keys.of(id, "instances")).arg(instance);
+                command
+            };
+            let commands: Vec<Cmd> = ids.iter().map(command).collect();
+            if commands.is_empty() {
+                return Ok(());
             }
-            if ids.is_empty() {
-                Ok(())
-            } else {
-                self.pipeline(&pipeline).await
-            }
+            self.all(&commands).await.map(|_| ())
         }
         .boxed()
     }

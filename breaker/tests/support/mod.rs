@@ -1,6 +1,7 @@
 //! A real redis-server for one test binary, on a socket of its own; it ends with its guard.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+pub mod servers;
 pub mod twin;
 
 use std::process::{Child, Command, Stdio};
