@@ -5,6 +5,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceColumnDefinition, CustomResourceDefinition, JSON,
 };
 use kube::CustomResourceExt;
+use serde_json::Value;
 
 const ALWAYS: i32 = 0;
 const WIDE: i32 = 1;
@@ -127,6 +128,22 @@ fn column((name, kind, path, priority, description): (&str, &str, &str, i32, &st
 /// The definition as YAML, as `crds/circuitbreakers.yaml` has it.
 #[must_use]
 pub fn yaml() -> String {
-    let text = serde_yaml::to_string(&crd()).unwrap_or_default();
+    let mut definition = serde_json::to_value(crd()).unwrap_or_default();
+    whole_numbers(&mut definition);
+    let text = serde_yaml::to_string(&definition).unwrap_or_default();
     format!("# Made by `tiebar-operator crd`; edit crds/src instead.\n{text}")
+}
+
+/// Bounds are floats in Kubernetes' types; nobody wants to read `1000.0`.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            if let Some(whole) = number.as_f64().filter(|float| float.fract() == 0.0) {
+                *value = (whole as i64).into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
+        _ => {}
+    }
 }

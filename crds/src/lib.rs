@@ -14,6 +14,7 @@ mod stored;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod validate;
+mod warnings;
 
 pub use document::{Document, DocumentError, parse_documents};
 #[cfg(feature = "kubernetes")]

@@ -91,7 +91,7 @@ names! {
     Mode {
         /// an open circuit rejects.
         Enforce,
-        /// every call is admitted; status.shadow reports what would have happened.
+        /// every call is admitted, and status.shadow reports what would have happened.
         Observe,
         /// every call is admitted and nothing is counted.
         Disabled,

@@ -5,6 +5,7 @@ use crate::bounds::{self, Number, Span, Text, Texts};
 use crate::constraints::Ruled;
 use crate::rules::FailureConditions;
 use crate::spec::{Backoff, CircuitBreakerSpec, ForcedState, Mode, StorePolicy, Trip, WindowType};
+use crate::warnings::warnings;
 use std::fmt;
 use tiebar::policy::{self, Override, Policy, StoreFailurePolicy, Window};
 
@@ -317,44 +318,6 @@ fn override_rules(check: &mut Check, spec: &CircuitBreakerSpec) -> Option<Overri
     })
 }
 
-fn warnings(spec: &CircuitBreakerSpec, policy: &Policy) -> Vec<Problem> {
-    let mut warnings = Vec::new();
-    let mut warn = |field: &str, message: String| {
-        warnings.push(Problem {
-            field: format!("spec.{field}"),
-            message,
-        })
-    };
-    if policy.call_timeout_ms > 0 && policy.slow_call_ms >= policy.call_timeout_ms {
-        let message = "is not below call.timeout: no call lives long enough to be slow".to_owned();
-        warn("trip.slowCallDurationThreshold", message);
-    }
-    if policy.call_timeout_ms > policy.half_open_ms {
-        warn(
-            "halfOpen.maxDuration",
-            "is shorter than call.timeout: probes outlive their round".to_owned(),
-        );
-    }
-    match policy.window {
-        Window::Count(size) if spec_minimum(spec).is_some_and(|minimum| minimum > size) => {
-            let message = format!("is more than the window's {size} calls; {size} is used");
-            warn("trip.minimumNumberOfCalls", message);
-        }
-        Window::Time(ms) if policy.minimum_calls * 1_000 > ms * 10 => {
-            let needed = policy.minimum_calls * 1_000 / ms;
-            let message = format!("needs {needed} calls/s in a window of {}", tiebar::duration::format(ms));
-            warn("trip.minimumNumberOfCalls", message);
-        }
-        _ => {}
-    }
-    warnings
-}
-
-fn spec_minimum(spec: &CircuitBreakerSpec) -> Option<u64> {
-    let minimum = spec.trip.as_ref()?.minimum_number_of_calls?;
-    u64::try_from(minimum).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -472,12 +435,5 @@ mod tests {
         assert_eq!(counted.window, Window::Count(7));
         assert_eq!(problems("open: {maxDuration: 1h}"), [""; 0]);
         assert_eq!(problems("fallback: {static: {body: later}}"), [""; 0]);
-    }
-
-    #[test]
-    fn the_senseless_is_warned_of() {
-        let spec = "{trip: {slowCallRateThreshold: 50, slowCallDurationThreshold: 2s}, call: {timeout: 1s}}";
-        let resolved = resolve(&serde_yaml::from_str(spec).expect("well-formed")).expect("valid");
-        assert_eq!(resolved.warnings.len(), 1, "{:?}", resolved.warnings);
     }
 }

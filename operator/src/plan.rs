@@ -129,7 +129,7 @@ pub(crate) fn orphans<'a>(
 mod tests {
     use super::*;
 
-    const NOW: u64 = 10_000_000;
+    const NOW: u64 = 1_764_000_000_000;
 
     fn document(metadata: &str, spec: &str) -> Document {
         let text = format!(

@@ -22,7 +22,8 @@ impl Budget {
     pub(crate) fn new(per_second: u32) -> Self {
         Self {
             interval: Duration::from_secs(1) / per_second.max(1),
-            burst: Duration::from_secs(1) / BURST,
+            // Less than one token would never become one.
+            burst: (Duration::from_secs(1) / BURST).max(Duration::from_secs(1) / per_second.max(1)),
             empty_at: Mutex::new(Instant::now()),
             urgent: AtomicUsize::new(0),
         }

@@ -6,6 +6,7 @@ use super::lease::{Term, Timing};
 use super::metrics::Metrics;
 use super::notes::Notes;
 use super::world::{Key, Touched, World};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -79,6 +80,8 @@ pub(crate) struct Reported {
     pub(crate) failures: u32,
     /// The window's calls and failing ones, for metrics.
     pub(crate) window: Option<(u64, u64)>,
+    /// What was written last and what came of it, when that differs.
+    pub(crate) settled: Option<(Value, Value)>,
 }
 
 pub(crate) struct Context {
@@ -152,9 +155,20 @@ impl Context {
     }
 
     /// Has everyone who claims an id reported.
-    pub(crate) fn report(&self, id: &ServiceId, urgent: bool) {
+    pub(crate) fn report(&self, id: &ServiceId) {
         for key in self.world().claimants(id) {
-            self.reports.now(key, urgent);
+            self.reports.now(key, false);
+        }
+    }
+
+    /// Has a change of state reported.
+    pub(crate) fn report_transition(&self, id: &ServiceId) {
+        let claimants = self.world().claimants(id);
+        if claimants.first().is_some_and(|key| self.reports.is_held(key)) {
+            self.metrics.status_writes_coalesced.inc();
+        }
+        for key in claimants {
+            self.reports.now(key, true);
         }
     }
 

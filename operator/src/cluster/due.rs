@@ -149,6 +149,11 @@ impl<K: Clone + Eq + Hash + Ord> Due<K> {
         }
     }
 
+    /// Whether a push now would wait.
+    pub(crate) fn is_held(&self, key: &K) -> bool {
+        self.lock().held.get(key).is_some_and(|until| *until > Instant::now())
+    }
+
     /// Forgets a key that no longer exists.
     pub(crate) fn forget(&self, key: &K) {
         let mut inner = self.lock();

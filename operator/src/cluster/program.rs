@@ -2,7 +2,7 @@
 
 use super::context::{Context, backoff, locked};
 use super::notes::{Note, Tone};
-use crate::plan::{Action, Claim, matches, plan};
+use crate::plan::{Action, Claim, HEARTBEAT_MS, matches, plan};
 use crate::programmer;
 use std::time::Duration;
 use tiebar::id::ServiceId;
@@ -18,7 +18,7 @@ pub(crate) async fn program(context: &Context, id: &ServiceId) {
         return;
     }
     let begun = Instant::now();
-    let result = attempt(context, id, &leader).await;
+    let result = attempt(context, id, &leader, Why::Due).await;
     context.metrics.reconciled(result.is_ok(), begun.elapsed());
     match result {
         Ok(()) => {
@@ -41,10 +41,20 @@ pub(crate) async fn program(context: &Context, id: &ServiceId) {
                 .push(id.clone(), Instant::now() + backoff(failures - 1), false);
         }
     }
-    context.report(id, false);
+    context.report(id);
 }
 
-async fn attempt(context: &Context, id: &ServiceId, leader: &Leader) -> StoreResult<()> {
+/// Why an id is programmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// Something may have changed.
+    Due,
+    /// To see whether the store takes writes: writes the heartbeat, due or not.
+    Proof,
+}
+
+/// Compares and writes.
+pub(crate) async fn attempt(context: &Context, id: &ServiceId, leader: &Leader, why: Why) -> StoreResult<()> {
     let (winner, vacated, complete) = {
         let world = context.world();
         (world.winner(id).cloned(), world.is_vacated(id), world.is_complete())
@@ -57,7 +67,7 @@ async fn attempt(context: &Context, id: &ServiceId, leader: &Leader) -> StoreRes
         }
         context.world().reburied(id);
     }
-    let stored = store.config(id).await?;
+    let mut stored = store.config(id).await?;
     let Some(winner) = winner else {
         locked(&context.programmed).remove(id);
         if complete {
@@ -72,6 +82,9 @@ async fn attempt(context: &Context, id: &ServiceId, leader: &Leader) -> StoreRes
         return Ok(());
     };
     let now = store.now().await?;
+    if let Some(stored) = stored.as_mut().filter(|_| why == Why::Proof) {
+        stored.owner_seen_at = stored.owner_seen_at.min(now.saturating_sub(HEARTBEAT_MS));
+    }
     let claim = Claim {
         document,
         handled: winner.status["lastHandledReset"].as_str(),

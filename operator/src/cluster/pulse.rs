@@ -1,7 +1,7 @@
 //! The store as seen from here: whether it answers and takes writes, and what it announces.
 
 use super::context::{Context, locked};
-use crate::plan::{Claim, plan};
+use super::program::{Why, attempt};
 use crate::status::store_reason;
 use tiebar::store::{Announcement, StoreError, StoreResult};
 use tokio::sync::broadcast::error::RecvError;
@@ -31,31 +31,14 @@ async fn prove_writing(context: &Context) -> StoreResult<()> {
     let Some(leader) = context.leader() else {
         return Ok(());
     };
-    let (id, document) = {
-        let world = context.world();
-        let valid = world.ids().into_iter().find_map(|id| {
-            let document = world.winner(&id)?.document.clone().ok()?;
-            Some((id, document))
-        });
-        match valid {
-            Some(found) => found,
-            None => return Ok(()),
-        }
-    };
-    let now = context.store.now().await?;
-    let mut stored = context.store.config(&id).await?;
-    if let Some(stored) = &mut stored {
-        // As if the heartbeat were due.
-        stored.owner_seen_at = stored.owner_seen_at.min(now.saturating_sub(crate::plan::HEARTBEAT_MS));
+    let ours = locked(&context.programmed).iter().find_map(|(id, known)| {
+        known.of.as_ref()?;
+        Some(id.clone())
+    });
+    match ours {
+        Some(id) => attempt(context, &id, &leader, Why::Proof).await,
+        None => Ok(()),
     }
-    let claim = Claim {
-        document: &document,
-        handled: crate::plan::requested_reset(&document),
-    };
-    for action in plan(Some(claim), stored.as_ref(), &leader, now) {
-        crate::programmer::apply(&*context.store, &id, &action, &leader).await?;
-    }
-    Ok(())
 }
 
 fn judge(context: &Context, result: StoreResult<()>) {
@@ -104,7 +87,7 @@ pub(crate) async fn listen(context: &Context) {
             }
         };
         match heard {
-            Ok(Announcement::Transition(id, _)) => context.report(&id, true),
+            Ok(Announcement::Transition(id, _)) => context.report_transition(&id),
             Ok(Announcement::Revision(id)) => context.programs.now(id, false),
             // A store that comes and goes must not keep everything busy.
             Ok(Announcement::Gap) | Err(RecvError::Lagged(_)) => {

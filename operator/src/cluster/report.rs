@@ -20,7 +20,10 @@ pub(crate) async fn report(context: &Context, key: &Key, urgent: bool) {
     if context.leader().is_none() {
         return;
     }
-    let Some(declared) = context.world().get(key).cloned() else {
+    let declared = context.world().get(key).cloned();
+    let Some(declared) = declared else {
+        locked(&context.reported).remove(key);
+        context.reports.forget(key);
         return;
     };
     let (lost, failing, met) = {
@@ -37,12 +40,19 @@ pub(crate) async fn report(context: &Context, key: &Key, urgent: bool) {
                 return;
             }
         },
+        // Nothing is known yet; what the replica before said stands for ten seconds too.
+        (_, None) if !met && !declared.status.is_null() => return,
         _ => None,
     };
     let next = compose(context, &declared, stored.as_ref(), lost.as_ref());
-    if next == declared.status {
-        locked(&context.reported).entry(key.clone()).or_default().failures = 0;
-        return;
+    {
+        let mut reported = locked(&context.reported);
+        let reported = reported.entry(key.clone()).or_default();
+        let settled = reported.settled.as_ref();
+        if next == declared.status || settled.is_some_and(|(said, got)| *said == next && *got == declared.status) {
+            reported.failures = 0;
+            return;
+        }
     }
     let urgent = urgent || next["state"] != declared.status["state"];
     context.budget.take(urgent).await;
@@ -51,8 +61,14 @@ pub(crate) async fn report(context: &Context, key: &Key, urgent: bool) {
     }
     context.reports.hold(key, Instant::now() + context.periods.status);
     match write(context, &declared, &next).await {
-        Ok(()) => {
-            locked(&context.reported).entry(key.clone()).or_default().failures = 0;
+        Ok(got) => {
+            {
+                let mut reported = locked(&context.reported);
+                let reported = reported.entry(key.clone()).or_default();
+                reported.failures = 0;
+                // Somebody else owns a field too: saying the same again would change nothing.
+                reported.settled = (got != next).then(|| (next.clone(), got));
+            }
             for note in notes(&declared.status, &next) {
                 context.notes.tell(&declared, note);
             }
@@ -154,7 +170,7 @@ fn time_left(stored: &Stored) -> Option<Duration> {
     (ends > stored.now).then(|| Duration::from_millis(ends - stored.now + 10))
 }
 
-async fn write(context: &Context, declared: &Declared, status: &Value) -> kube::Result<()> {
+async fn write(context: &Context, declared: &Declared, status: &Value) -> kube::Result<Value> {
     let resource = resource();
     let key = &declared.key;
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &key.namespace, &resource);
@@ -176,6 +192,6 @@ async fn write(context: &Context, declared: &Declared, status: &Value) -> kube::
     context.metrics.status_written("ok");
     let status = written.data.get("status").cloned().unwrap_or_default();
     let version = version(written.metadata.resource_version.as_deref());
-    context.world().wrote(key, &declared.uid, version, status);
-    Ok(())
+    context.world().wrote(key, &declared.uid, version, status.clone());
+    Ok(status)
 }

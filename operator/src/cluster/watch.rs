@@ -6,9 +6,11 @@ use crds::{CircuitBreakerSpec, Document};
 use futures_util::StreamExt as _;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
+use kube::runtime::utils::{Backoff, ResetTimerBackoff};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use serde_json::Value;
 use std::sync::Arc;
+use std::time::Duration;
 use tiebar::id::ServiceId;
 
 const CRD: &str = "circuitbreakers.tiebar.dev";
@@ -57,6 +59,29 @@ pub(crate) fn version(text: Option<&str>) -> u64 {
     text.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
+/// Waits between attempts, doubled up to [`LAST`]. As kube's own, which goes up to half a minute: too long for two
+/// replicas that find their API server back.
+struct Doubling(Duration);
+
+const FIRST: Duration = Duration::from_millis(800);
+const LAST: Duration = Duration::from_secs(8);
+
+impl Iterator for Doubling {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let now = self.0;
+        self.0 = (now * 2).min(LAST);
+        Some(now)
+    }
+}
+
+impl Backoff for Doubling {
+    fn reset(&mut self) {
+        self.0 = FIRST;
+    }
+}
+
 /// Watches one namespace, or all, until dropped.
 pub(crate) async fn watch(context: Arc<Context>, number: usize, namespace: Option<String>) {
     let resource = resource();
@@ -65,8 +90,9 @@ pub(crate) async fn watch(context: Arc<Context>, number: usize, namespace: Optio
         None => Api::all_with(context.client.clone(), &resource),
     };
     let covers = |key: &Key| namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace);
-    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
-    let mut told = false;
+    let backoff = ResetTimerBackoff::new(Doubling(FIRST), Duration::from_secs(120));
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).backoff(backoff));
+    let (mut told, mut told_uninstalled) = (false, false);
     while let Some(event) = events.next().await {
         let touched = match event {
             Ok(watcher::Event::Init) => {
@@ -78,16 +104,14 @@ pub(crate) async fn watch(context: Arc<Context>, number: usize, namespace: Optio
                 None => continue,
             },
             Ok(watcher::Event::InitDone) => {
+                told_uninstalled = false;
                 if std::mem::take(&mut told) {
                     tracing::info!("CircuitBreakers are read again");
                 }
                 context.world().end(number, covers)
             }
             Ok(watcher::Event::Delete(object)) => match declared(object) {
-                Some(declared) => {
-                    forget(&context, &declared.key);
-                    context.world().remove(&declared.key)
-                }
+                Some(declared) => context.world().remove(&declared.key),
                 None => continue,
             },
             Err(error) => {
@@ -95,7 +119,9 @@ pub(crate) async fn watch(context: Arc<Context>, number: usize, namespace: Optio
                     tracing::warn!(error = %error, "CircuitBreakers cannot be watched; trying on");
                 }
                 if is_missing(&error) && is_uninstalled(&context).await {
-                    tracing::warn!("{CRD} is not installed, so there are no CircuitBreakers");
+                    if !std::mem::replace(&mut told_uninstalled, true) {
+                        tracing::warn!("{CRD} is not installed, so there are no CircuitBreakers");
+                    }
                     let mut world = context.world();
                     world.begin(number);
                     world.end(number, covers)
@@ -106,11 +132,6 @@ pub(crate) async fn watch(context: Arc<Context>, number: usize, namespace: Optio
         };
         context.touch(touched);
     }
-}
-
-fn forget(context: &Context, key: &Key) {
-    context.reports.forget(key);
-    super::context::locked(&context.reported).remove(key);
 }
 
 fn is_missing(error: &watcher::Error) -> bool {

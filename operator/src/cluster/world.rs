@@ -44,7 +44,7 @@ pub(crate) struct Declared {
 pub(crate) struct Touched {
     /// Ids to be programmed.
     pub(crate) ids: BTreeSet<ServiceId>,
-    /// Resources whose status somebody else changed.
+    /// Resources whose status somebody else changed, or that are gone.
     pub(crate) reports: BTreeSet<Key>,
 }
 
@@ -89,7 +89,9 @@ impl World {
         let gone: Vec<Key> = self.declared.keys().filter(is_gone).cloned().collect();
         let mut touched = Touched::default();
         for key in gone {
-            touched.ids.extend(self.remove(&key).ids);
+            let removed = self.remove(&key);
+            touched.ids.extend(removed.ids);
+            touched.reports.extend(removed.reports);
         }
         touched
     }
@@ -161,6 +163,7 @@ impl World {
             }
             touched.ids.insert(id);
         }
+        touched.reports.insert(key.clone());
         touched
     }
 

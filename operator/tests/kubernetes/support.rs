@@ -1,16 +1,16 @@
 //! A cluster, a Redis and operators as processes.
 
-use crds::testing::{ApiServer, Settings, wait_for};
+use crds::testing::{ApiServer, Said, Settings, wait_for};
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tiebar::id::ServiceId;
 use tiebar::redis::{RedisSettings, RedisStore};
-
-/// The namespace the operators run in.
-pub(crate) const HOME: &str = "tiebar-system";
+use tiebar::state::{Kind, State};
+use tiebar::store::{Batch, Exchange, Outcome, Reply, Store as _};
 
 /// A redis-server of one's own, on a free port, gone with the value.
 pub(crate) struct Redis {
@@ -101,13 +101,9 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
-    pub(crate) fn start(cluster: &Cluster, redis: &Redis, arguments: &[&str]) -> Self {
-        Self::start_as(&cluster.account, &redis.url(), arguments)
-    }
-
-    pub(crate) fn start_as(kubeconfig: &Path, redis: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn start(kubeconfig: &Path, redis: &str, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tiebar-operator"))
-            .args(["--redis", redis, "--listen", "127.0.0.1:0", "--log-level", "debug"])
+            .args(["--redis", redis, "--listen", "127.0.0.1:0", "--log-level", "info"])
             .args(arguments)
             .env("KUBECONFIG", kubeconfig)
             .stdin(Stdio::null())
@@ -143,10 +139,6 @@ impl Operator {
 
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().expect("a log").clone()
-    }
-
-    pub(crate) fn says(&self, text: &str) -> usize {
-        self.log().iter().filter(|line| line.contains(text)).count()
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
@@ -202,83 +194,148 @@ impl Drop for Operator {
     }
 }
 
-/// An API server with the resource and the operator's service account.
-pub(crate) struct Cluster {
-    pub(crate) server: ApiServer,
+enum Server {
+    Shared(&'static ApiServer),
+    Own(Box<ApiServer>),
+}
+
+/// A namespace with the operator's service account, and breakers.
+pub(crate) struct Place {
+    server: Server,
+    pub(crate) namespace: String,
     pub(crate) account: PathBuf,
 }
 
-impl Cluster {
-    pub(crate) fn start() -> Self {
-        Self::with(Settings::default())
+impl Place {
+    /// A namespace of the API server that all tests share.
+    pub(crate) fn new(namespace: &str) -> Self {
+        Self::on(Server::Shared(ApiServer::shared()), namespace)
     }
 
-    pub(crate) fn with(settings: Settings) -> Self {
+    /// A namespace of an API server of its own.
+    pub(crate) fn own(namespace: &str, settings: Settings) -> Self {
         let server = ApiServer::start(settings);
         server.install();
-        server.namespace(HOME);
-        server.namespace("shop");
+        Self::on(Server::Own(Box::new(server)), namespace)
+    }
+
+    fn on(server: Server, namespace: &str) -> Self {
+        let mut place = Self {
+            server,
+            namespace: namespace.to_owned(),
+            account: PathBuf::new(),
+        };
+        let server = place.server();
+        server.namespace(namespace);
         let apply = |text: &str, arguments: &[&str]| {
             let arguments = [&["apply", "-f", "-"], arguments].concat();
             let _ = server.kubectl_input(&arguments, text).expect_ok("rights");
         };
-        apply(include_str!("../../rbac.yaml"), &["-n", HOME]);
+        apply(include_str!("../../rbac.yaml"), &["-n", namespace]);
+        let subject = format!("subjects: [{{kind: ServiceAccount, name: tiebar-operator, namespace: {namespace}}}]");
+        let rbac = "apiVersion: rbac.authorization.k8s.io/v1";
+        let role = "roleRef: {apiGroup: rbac.authorization.k8s.io, name: tiebar-operator, kind:";
         apply(
             &format!(
-                "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: tiebar-operator, namespace: {HOME}}}\n---\n\
-                 apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {{name: tiebar-operator}}\n\
-                 roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: tiebar-operator}}\n\
-                 subjects: [{{kind: ServiceAccount, name: tiebar-operator, namespace: {HOME}}}]\n---\n\
-                 apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {{name: tiebar-operator, namespace: {HOME}}}\n\
-                 roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: tiebar-operator}}\n\
-                 subjects: [{{kind: ServiceAccount, name: tiebar-operator, namespace: {HOME}}}]\n"
+                "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: tiebar-operator, namespace: {namespace}}}\n---\n\
+                 {rbac}\nkind: ClusterRoleBinding\nmetadata: {{name: {namespace}}}\n{role} ClusterRole}}\n{subject}\n---\n\
+                 {rbac}\nkind: RoleBinding\nmetadata: {{name: tiebar-operator, namespace: {namespace}}}\n{role} Role}}\n{subject}\n"
             ),
             &[],
         );
-        let token = server.kubectl(&["create", "token", "tiebar-operator", "-n", HOME, "--duration", "2h"]);
-        let token = token.expect_ok("a token");
-        let account = server.kubeconfig_with("operator", token.trim());
-        // The operator's own namespace, which in a pod it reads beside its token.
-        let text = std::fs::read_to_string(&account).expect("a kubeconfig");
-        let mut config: Value = serde_json::from_str(&text).expect("JSON");
-        config["contexts"][0]["context"]["namespace"] = HOME.into();
-        std::fs::write(&account, config.to_string()).expect("a kubeconfig");
-        Self { server, account }
+        let arguments = [
+            "create",
+            "token",
+            "tiebar-operator",
+            "-n",
+            namespace,
+            "--duration",
+            "2h",
+        ];
+        let token = server.kubectl(&arguments).expect_ok("a token");
+        let account = server.kubeconfig_with(namespace, token.trim());
+        place.account = account;
+        place.name_home();
+        place
     }
 
-    pub(crate) fn apply(&self, text: &str) {
+    /// The operator's own namespace, which in a pod it reads beside its token.
+    fn name_home(&self) {
+        let text = std::fs::read_to_string(&self.account).expect("a kubeconfig");
+        let mut config: Value = serde_json::from_str(&text).expect("JSON");
+        config["contexts"][0]["context"]["namespace"] = self.namespace.clone().into();
+        std::fs::write(&self.account, config.to_string()).expect("a kubeconfig");
+    }
+
+    pub(crate) fn server(&self) -> &ApiServer {
+        match &self.server {
+            Server::Shared(server) => server,
+            Server::Own(server) => server,
+        }
+    }
+
+    /// The API server, when nobody else uses it.
+    pub(crate) fn server_mut(&mut self) -> &mut ApiServer {
+        match &mut self.server {
+            Server::Shared(_) => panic!("shared"),
+            Server::Own(server) => server,
+        }
+    }
+
+    /// An operator for this namespace.
+    pub(crate) fn operator(&self, redis: &Redis, arguments: &[&str]) -> Operator {
+        let arguments = [&["--namespace", &self.namespace], arguments].concat();
+        Operator::start(&self.account, &redis.url(), &arguments)
+    }
+
+    /// `NAMESPACE/NAME`.
+    pub(crate) fn id(&self, name: &str) -> ServiceId {
+        ServiceId::parse(&format!("{}/{name}", self.namespace)).expect("an id")
+    }
+
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> Said {
+        let arguments = [&["-n", &self.namespace], arguments].concat();
+        self.server().kubectl(&arguments)
+    }
+
+    /// Applies a breaker.
+    pub(crate) fn apply(&self, name: &str, spec: &str) {
+        self.apply_with(name, "", spec);
+    }
+
+    /// Applies a breaker with annotations, as `a: b, c: d`.
+    pub(crate) fn apply_with(&self, name: &str, annotations: &str, spec: &str) {
+        let namespace = &self.namespace;
+        let text = format!(
+            "apiVersion: tiebar.dev/v1alpha1\nkind: CircuitBreaker\n\
+             metadata: {{name: {name}, namespace: {namespace}, annotations: {{{annotations}}}}}\nspec: {spec}\n"
+        );
         let _ = self
-            .server
-            .kubectl_input(&["apply", "-f", "-"], text)
+            .server()
+            .kubectl_input(&["apply", "-f", "-"], &text)
             .expect_ok("apply");
     }
 
     pub(crate) fn delete(&self, name: &str) {
         let _ = self
-            .server
-            .kubectl(&["delete", "cb", name, "-n", "shop", "--wait=true", "--timeout=30s"])
+            .kubectl(&["delete", "cb", name, "--wait=true", "--timeout=30s"])
             .expect_ok("delete");
     }
 
     /// A breaker as it is, or null.
     pub(crate) fn get(&self, name: &str) -> Value {
-        let said = self.server.kubectl(&["get", "cb", name, "-n", "shop", "-o", "json"]);
+        let said = self.kubectl(&["get", "cb", name, "-o", "json"]);
         serde_json::from_str(&said.out).unwrap_or_default()
     }
 
-    pub(crate) fn status(&self, name: &str) -> Value {
-        self.get(name)["status"].clone()
-    }
-
     /// Waits until a breaker's status is as it should be, and says how long that took.
-    pub(crate) fn until(&self, name: &str, what: &str, within: Duration, is_so: impl Fn(&Value) -> bool) -> Duration {
+    pub(crate) fn until(&self, name: &str, what: &str, within: Duration, is_so: impl Fn(&Value) -> bool) -> Value {
         let begun = Instant::now();
         loop {
-            let status = self.status(name);
+            let status = self.get(name)["status"].clone();
             if is_so(&status) {
-                let took = begun.elapsed();
-                println!("{name}: {what} after {took:?}");
-                return took;
+                println!("{}/{name}: {what} after {:?}", self.namespace, begun.elapsed());
+                return status;
             }
             assert!(
                 begun.elapsed() < within,
@@ -288,10 +345,13 @@ impl Cluster {
         }
     }
 
+    pub(crate) fn until_ready(&self, name: &str) -> Value {
+        self.until(name, "Ready", SOON, |status| holds(status, "Ready"))
+    }
+
+    /// The reasons of the events about a breaker.
     pub(crate) fn events(&self, name: &str) -> Vec<String> {
-        let said = self
-            .server
-            .kubectl(&["get", "events.events.k8s.io", "-n", "shop", "-o", "json"]);
+        let said = self.kubectl(&["get", "events.events.k8s.io", "-o", "json"]);
         let list: Value = serde_json::from_str(&said.out).unwrap_or_default();
         let items = list["items"].as_array().cloned().unwrap_or_default();
         items
@@ -302,11 +362,59 @@ impl Cluster {
     }
 }
 
-/// A breaker's manifest.
-pub(crate) fn breaker(name: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: tiebar.dev/v1alpha1\nkind: CircuitBreaker\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n"
-    )
+/// Long enough for anything on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+/// An instance without a process: outcomes straight into the store.
+pub(crate) struct Caller {
+    pub(crate) store: RedisStore,
+    id: ServiceId,
+    batch: u64,
+}
+
+impl Caller {
+    pub(crate) fn new(redis: &Redis, id: ServiceId) -> Self {
+        Self {
+            store: redis.store(),
+            id,
+            batch: 0,
+        }
+    }
+
+    async fn exchange(&mut self, batch: Option<Batch>) -> Reply {
+        let request = Exchange {
+            instance: "orders-1".to_owned(),
+            boot: "boot".to_owned(),
+            seed: true,
+            batch,
+            ..Exchange::default()
+        };
+        self.store.exchange(&self.id, &request).await.expect("an exchange")
+    }
+
+    /// The generation now.
+    pub(crate) async fn generation(&mut self) -> u64 {
+        let reply = self.exchange(None).await;
+        reply.view.expect("a state").generation
+    }
+
+    /// Fails so often; the state then.
+    pub(crate) async fn fail(&mut self, times: usize) -> State {
+        let generation = self.generation().await;
+        self.batch += 1;
+        let failure = Outcome {
+            kind: Kind::Failure,
+            cause: 0,
+        };
+        let batch = Batch {
+            number: self.batch,
+            generation,
+            outcomes: vec![failure; times],
+            causes: vec!["503".to_owned()],
+            ..Batch::default()
+        };
+        self.exchange(Some(batch)).await.view.expect("a state").state
+    }
 }
 
 /// Status and reason of a condition.

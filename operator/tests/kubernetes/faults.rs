@@ -1,0 +1,137 @@
+//! What a sick Redis does to statuses: conditions tell, the state is unknown rather than a lie, nothing spins.
+
+use crate::support::{Operator, Place, Redis, SOON, condition, holds};
+use crds::testing::{Settings, wait_for};
+use std::time::{Duration, Instant};
+
+fn is_unknown(reason: &'static str) -> impl Fn(&serde_json::Value) -> bool {
+    move |status| {
+        status["state"] == "Unknown"
+            && condition(status, "StoreReachable") == ("False".to_owned(), reason.to_owned())
+            && condition(status, "Ready").0 == "False"
+    }
+}
+
+/// Three times the promised ten seconds.
+const UNKNOWN: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_store_that_is_gone_is_told_after_ten_seconds_and_its_return_at_once() {
+    let (place, mut redis) = (Place::new("gone"), Redis::start(&[]));
+    let operator = place.operator(&redis, &[]);
+    place.apply("a", "{}");
+    place.until_ready("a");
+    let begun = Instant::now();
+    redis.stop();
+    place.until("a", "Unknown", UNKNOWN, is_unknown("ConnectFailed"));
+    assert!(
+        begun.elapsed() >= Duration::from_secs(9),
+        "too early: {:?}",
+        begun.elapsed()
+    );
+    assert_eq!((operator.get("/readyz").0, operator.get("/livez").0), (200, 200));
+    // Nothing spins meanwhile.
+    let written = operator.metric("tiebar_operator_status_writes_total{result=\"ok\"}");
+    let looked = operator.metric("tiebar_operator_reconciliations_total{result=\"error\"}");
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(
+        operator.metric("tiebar_operator_status_writes_total{result=\"ok\"}"),
+        written
+    );
+    let looked = operator.metric("tiebar_operator_reconciliations_total{result=\"error\"}") - looked;
+    assert!(looked <= 5.0, "{looked} attempts in 5 s");
+    // It comes back empty.
+    redis.resume();
+    let status = place.until_ready("a");
+    assert_eq!(status["state"], "Closed");
+    for reason in ["StoreUnreachable", "StoreRecovered"] {
+        wait_for(reason, SOON, || place.events("a").contains(&reason.to_owned()));
+    }
+}
+
+#[test]
+fn a_store_that_takes_no_writes_is_told_too() {
+    let (place, redis) = (Place::new("readonly"), Redis::start(&[]));
+    let _operator = place.operator(&redis, &[]);
+    place.apply("a", "{}");
+    place.until_ready("a");
+    // A replica of nobody answers reads and refuses writes.
+    redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    place.until("a", "Unknown", UNKNOWN, is_unknown("ReadOnly"));
+    let before: u64 = commands(&redis);
+    std::thread::sleep(Duration::from_secs(5));
+    let rate = (commands(&redis) - before) as f64 / 5.0;
+    println!("{rate} commands/s towards a read-only Redis");
+    assert!(rate < 50.0, "{rate} commands/s");
+    redis.cli(&["REPLICAOF", "NO", "ONE"]);
+    place.until_ready("a");
+}
+
+fn commands(redis: &Redis) -> u64 {
+    let info = redis.cli(&["INFO", "stats"]);
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("total_commands_processed:"));
+    line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn a_wrong_password_is_told_and_a_right_one_found() {
+    let place = Place::new("password");
+    let redis = Redis::start(&[]);
+    redis.cli(&["CONFIG", "SET", "requirepass", "right"]);
+    let url = format!("redis://:wrong@127.0.0.1:{}", redis.port);
+    let operator = Operator::start(&place.account, &url, &["--namespace", "password"]);
+    place.apply("a", "{}");
+    place.until("a", "AuthFailed", UNKNOWN, is_unknown("AuthFailed"));
+    redis.cli(&["-a", "right", "CONFIG", "SET", "requirepass", "wrong"]);
+    place.until_ready("a");
+    assert!(
+        operator.log().iter().all(|line| !line.contains(":wrong@")),
+        "the password is in the log"
+    );
+}
+
+#[test]
+fn a_flushed_store_is_programmed_again() {
+    let (place, redis) = (Place::new("flushed"), Redis::start(&[]));
+    let _operator = place.operator(&redis, &[]);
+    place.apply("a", "{open: {duration: 11s}}");
+    place.until_ready("a");
+    let begun = Instant::now();
+    redis.cli(&["FLUSHALL"]);
+    // Thirty seconds are promised.
+    wait_for("programmed again", Duration::from_secs(90), || {
+        redis.cli(&["HGET", "cb:flushed/a:config", "spec"]).contains("11s")
+    });
+    println!("programmed again after {:?}", begun.elapsed());
+    wait_for("said", SOON, || {
+        place.events("a").contains(&"ConfigDriftCorrected".to_owned())
+    });
+    let status = place.until_ready("a");
+    assert!(holds(&status, "Programmed"));
+}
+
+#[test]
+fn an_api_server_that_restarts_is_found_again() {
+    let (mut place, redis) = (Place::own("home", Settings::default()), Redis::start(&[]));
+    let mut operator = place.operator(&redis, &[]);
+    place.apply("a", "{}");
+    place.until_ready("a");
+    place.server_mut().stop();
+    // Longer than the lease lasts without it.
+    wait_for("it stops leading", SOON, || {
+        operator.metric("tiebar_operator_leader") == 0.0
+    });
+    assert_eq!(operator.get("/livez").0, 200);
+    place.server_mut().resume();
+    place.apply("b", "{}");
+    place.until("b", "Ready after the restart", Duration::from_secs(120), |status| {
+        holds(status, "Ready")
+    });
+    assert!(operator.is_running());
+    assert!(
+        !redis.cli(&["HGET", "cb:home/a:config", "spec"]).is_empty(),
+        "nothing was deleted"
+    );
+}
