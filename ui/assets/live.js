@@ -4,7 +4,7 @@
   "use strict";
   const body = document.body;
   const POLL_MS = 5000; // without a stream
-  const SILENCE_MS = 10000; // a stream that says nothing for so long is lost; it should say something every four seconds
+  const SILENCE_MS = 7000; // a stream that says nothing for so long is lost; it should say something every two seconds
   let last = body.dataset.frame;
   let skew = Number(body.dataset.now) - Date.now(); // the store's clock minus ours
   let source = null;

@@ -214,15 +214,16 @@ pub enum Actions {
 
 impl Actions {
     /// Whether a person may act on a breaker; asked before drawing a button, and again before acting.
-    pub(crate) async fn permits(&self, person: &Person, _id: &ServiceId) -> bool {
+    pub(crate) async fn permits(&self, person: &Person, id: &ServiceId) -> bool {
         match self {
+            // In file mode a right is for all breakers.
             Self::Off => false,
             Self::Operator { people, local, .. } => match &person.name {
                 Some(name) => people.is_empty() || people.contains(name),
                 None => *local,
             },
             #[cfg(feature = "kubernetes")]
-            Self::Kubernetes(cluster) => cluster.permits(person, _id).await,
+            Self::Kubernetes(cluster) => cluster.permits(person, id).await,
         }
     }
 

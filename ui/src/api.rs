@@ -3,264 +3,27 @@
 use crate::app::App;
 use crate::collector::here;
 use crate::evidence::Evidence;
+use crate::gauge::Gauge;
 use crate::model::{Breaker, Model};
 use crate::pages::read_query;
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::settings_table::settings;
-use crate::view::{Gauge, Kind, Row, forced, rows};
+use crate::shapes::{
+    BreakerDetail, BreakerList, CauseOut, Incident, Instances, MemberOut, OverrideInForce, Reading, SettingOut, Shadow,
+    StateName, Summary, Transition, WindowTotals,
+};
+use crate::view::{Kind, Row, forced, rows};
 use crate::words;
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use serde::Serialize;
 use std::sync::Arc;
 use tiebar::id::ServiceId;
 use tiebar::state::State as Circuit;
-use utoipa::{OpenApi, ToSchema};
-
-/// Many breakers.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct BreakerList {
-    #[serde(flatten)]
-    reading: Reading,
-    /// Worst first, unless the query says otherwise.
-    items: Vec<Summary>,
-}
-
-/// How fresh an answer is.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Reading {
-    /// The store answered last time.
-    store_up: bool,
-    /// When everything was last read, by the store's clock; absent: not yet.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    as_of: Option<String>,
-    /// The store's clock.
-    now: String,
-}
-
-/// One breaker in short.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Summary {
-    /// `NAMESPACE/NAME`, or `NAME`.
-    id: String,
-    /// `-` for an id without one.
-    namespace: String,
-    /// The name.
-    name: String,
-    /// As the resource reports it; under Observe, `Closed`.
-    state: StateName,
-    /// How it stands on the page.
-    presented: String,
-    /// Since when.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    since: Option<String>,
-    /// The reason of the last transition.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-    /// Open: when probes may pass.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    open_until: Option<String>,
-    /// 0 while closed.
-    round: u64,
-    /// The window.
-    window: WindowTotals,
-    /// Admitted calls a second, of the last ten seconds.
-    calls_per_second: f64,
-    /// Rejected ones.
-    rejected_per_second: f64,
-    /// How many instances are how.
-    instances: Instances,
-    /// What is forced by hand.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    r#override: Option<OverrideInForce>,
-    /// The configuration's revision; 0: nobody programmed one.
-    revision: u64,
-    /// Observe: what its machine would say.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    shadow: Option<Shadow>,
-}
-
-/// A state, as in the resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) enum StateName {
-    /// Calls pass.
-    Closed,
-    /// Calls are rejected.
-    Open,
-    /// Probes pass.
-    HalfOpen,
-    /// Rejected by hand.
-    ForcedOpen,
-    /// Admitted by hand.
-    ForcedClosed,
-    /// The store does not answer.
-    Unknown,
-}
-
-/// The window's totals.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct WindowTotals {
-    /// Outcomes.
-    calls: u64,
-    /// Failing ones.
-    failing: u64,
-    /// Slow ones.
-    slow: u64,
-    /// Enough calls for a rate to count.
-    judged: bool,
-}
-
-/// How many instances are how.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Instances {
-    /// Heard of lately.
-    live: usize,
-    /// Silent without a goodbye.
-    lost: usize,
-    /// Open by own evidence.
-    isolated: usize,
-    /// With another configuration.
-    outdated: usize,
-    /// Without the store.
-    degraded: usize,
-}
-
-/// An override.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct OverrideInForce {
-    /// `ForcedOpen` or `ForcedClosed`.
-    state: StateName,
-    /// Why.
-    reason: String,
-    /// When it lapses; absent: when it is cleared.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expire_time: Option<String>,
-}
-
-/// What would have been.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Shadow {
-    /// The shadow machine's state.
-    state: StateName,
-    /// Its trips.
-    trips: u64,
-    /// Calls it would have rejected.
-    would_have_rejected: u64,
-}
-
-/// One breaker in full.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct BreakerDetail {
-    #[serde(flatten)]
-    reading: Reading,
-    #[serde(flatten)]
-    summary: Summary,
-    /// By name.
-    members: Vec<MemberOut>,
-    /// The effective configuration.
-    settings: Vec<SettingOut>,
-    /// The configuration as written.
-    spec: serde_json::Value,
-    /// The causes of the window's failures.
-    causes: Vec<CauseOut>,
-    /// Whom to ask.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    owner: Option<String>,
-    /// What to do.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    runbook: Option<String>,
-}
-
-/// One instance.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct MemberOut {
-    /// Its name.
-    name: String,
-    /// The state it acts on.
-    state: String,
-    /// And its number.
-    generation: u64,
-    /// Silent without a goodbye.
-    lost: bool,
-    /// Without the store.
-    degraded: bool,
-    /// Open by own evidence.
-    isolated: bool,
-    /// Calls running.
-    in_flight: u64,
-    /// The revision it acts by.
-    revision: u64,
-    /// When it was last heard of.
-    seen_at: String,
-}
-
-/// One line of the effective configuration.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct SettingOut {
-    /// As in the resource.
-    path: String,
-    /// As a person reads it.
-    value: String,
-    /// Nobody wrote it.
-    default: bool,
-}
-
-/// A cause of failures.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct CauseOut {
-    /// A status code or a kind of error.
-    kind: String,
-    /// How many.
-    count: u64,
-}
-
-/// A breaker's transitions with all that is known about them: an incident in one document.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Incident {
-    /// The breaker now.
-    breaker: BreakerDetail,
-    /// Newest first, at most 100.
-    items: Vec<Transition>,
-}
-
-/// One transition.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Transition {
-    /// Its number.
-    generation: u64,
-    /// When.
-    time: String,
-    /// Absent: nothing was stored.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    from: Option<StateName>,
-    /// The state that began.
-    to: StateName,
-    /// Why.
-    reason: String,
-    /// The instance whose request caused it; empty: the operator.
-    instance: String,
-    /// What it was judged by, as stored.
-    evidence: serde_json::Value,
-    /// The same in words.
-    summary: String,
-}
+use utoipa::OpenApi;
 
 fn state_name(state: Circuit) -> StateName {
     match state {

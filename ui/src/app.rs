@@ -6,7 +6,7 @@ use crate::live::Scenes;
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::security::Hosts;
-use crate::{api, assets, live, pages, security};
+use crate::{acting, api, assets, live, pages, security, signing};
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -51,9 +51,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/", get(pages::list))
         .route("/breakers/{*id}", get(pages::detail))
         .route("/history", get(pages::history))
-        .route("/act", get(pages::confirm).post(pages::act))
-        .route("/login", get(pages::login).post(pages::sign_in))
-        .route("/logout", axum::routing::post(pages::sign_out))
+        .route("/act", get(acting::confirm).post(acting::act))
+        .route("/login", get(signing::login).post(signing::sign_in))
+        .route("/logout", axum::routing::post(signing::sign_out))
         .route("/events", get(live::events))
         .nest("/api", api::router())
         .route("/assets/{version}/{name}", get(asset))

@@ -5,7 +5,9 @@
 //! function of picture and instant ([`view`], [`detail`], [`incidents`]). Rejected: a front-end framework – the pages
 //! are complete without a script, and the script only replaces what the server drew anew.
 
+mod acting;
 mod actions;
+mod answers;
 mod api;
 mod app;
 mod assets;
@@ -14,7 +16,10 @@ mod chart;
 mod collector;
 mod detail;
 mod evidence;
+mod gauge;
 mod incidents;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod live;
 mod metrics;
 mod model;
@@ -25,11 +30,15 @@ mod query;
 mod security;
 mod series;
 mod settings_table;
+mod shapes;
+mod signing;
 mod view;
 mod words;
 
 pub use actions::Actions;
 pub use auth::{Auth, parse_tokens};
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::Kubernetes;
 pub use operator::Operator;
 
 use crate::app::App;

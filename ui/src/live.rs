@@ -32,7 +32,9 @@ use tokio::time::Instant;
 /// The shortest pause between messages.
 const PAUSE: Duration = Duration::from_millis(500);
 /// A message at least this often: silence means a lost connection.
-const HEARTBEAT: Duration = Duration::from_secs(4);
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// A stream ends after so long; the browser opens another, and who may look is asked anew.
+const LIFE: Duration = Duration::from_secs(600);
 /// Announcements in one message; more are told as a number.
 const MAX_SAID: usize = 3;
 /// Different drawings kept of the newest frame.
@@ -239,6 +241,7 @@ struct Viewer {
     order_key: u64,
     unknown: bool,
     last: Instant,
+    born: Instant,
     /// Send a picture of the whole: the viewer's frame is of another life.
     reload: bool,
     _place: Place,
@@ -268,7 +271,7 @@ struct Times {
 impl Viewer {
     /// Waits for something to say.
     async fn next(&mut self) -> Option<Event> {
-        loop {
+        while self.born.elapsed() < LIFE {
             let ending = self.app.ending.clone();
             tokio::select! {
                 () = ending.cancelled() => return None,
@@ -297,6 +300,7 @@ impl Viewer {
             // Nothing to say of this frame; look again when the pause is over.
             tokio::time::sleep(PAUSE).await;
         }
+        None
     }
 
     fn times(&self, model: &Model) -> String {
@@ -396,6 +400,7 @@ pub(crate) async fn events(
         order_key: 0,
         unknown: model.is_unknown(here()),
         last: Instant::now() - PAUSE,
+        born: Instant::now(),
         reload: known.is_none() && !since.is_empty(),
         _place: Place {
             _permit: permit,

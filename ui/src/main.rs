@@ -23,7 +23,8 @@ struct Flags {
     /// A host name the dashboard answers to, besides localhost and its own address; repeatable
     #[arg(long, env = "TIEBAR_UI_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
     allow_host: Vec<String>,
-    /// Offer to force breakers open or closed, to clear that, and to reset; needs an --auth other than `none`
+    /// Offer to force breakers open or closed, to clear that, and to reset; needs an --auth other than `none`. Written to
+    /// --operator, else to the CircuitBreaker resources of the cluster, by the rights the person has there
     #[arg(long, env = "TIEBAR_UI_ACTIONS")]
     actions: bool,
     /// The port of an operator in file mode, which carries actions out
@@ -35,7 +36,8 @@ struct Flags {
     /// How people prove who they are
     #[arg(long, env = "TIEBAR_UI_AUTH", value_name = "MODE", default_value = "none")]
     auth: AuthMode,
-    /// With `--auth token`: a file with one `NAME TOKEN` a line, tokens of 16 characters or more; read again at each use
+    /// With `--auth token`: a file with one `NAME TOKEN` a line, tokens of 16 characters or more, read again at each use
+    /// [default: the cluster reviews tokens]
     #[arg(long, env = "TIEBAR_UI_AUTH_TOKEN_FILE", value_name = "FILE")]
     auth_token_file: Option<PathBuf>,
     /// With `--auth proxy-header`: the header in which the proxy says who it is
@@ -85,8 +87,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(flags: Flags) -> anyhow::Result<()> {
-    let auth = auth(&flags)?;
-    let actions = actions(&flags)?;
+    let auth = auth(&flags).await?;
+    let actions = actions(&flags).await?;
     let store = flags.store.open().map_err(anyhow::Error::msg)?;
     let key_prefix = Some(store.keys().prefix().to_owned());
     let shutdown = terminated()?;
@@ -104,12 +106,12 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     Ok(dashboard.run(shutdown).await?)
 }
 
-fn auth(flags: &Flags) -> anyhow::Result<Auth> {
+async fn auth(flags: &Flags) -> anyhow::Result<Auth> {
     Ok(match flags.auth {
         AuthMode::None => Auth::None,
         AuthMode::Token => {
             let Some(file) = flags.auth_token_file.clone() else {
-                anyhow::bail!("--auth token needs --auth-token-file FILE");
+                return review().await;
             };
             let wrong =
                 |error: &dyn std::fmt::Display| anyhow::anyhow!("--auth-token-file {}: {error}", file.display());
@@ -133,7 +135,7 @@ fn auth(flags: &Flags) -> anyhow::Result<Auth> {
     })
 }
 
-fn actions(flags: &Flags) -> anyhow::Result<Actions> {
+async fn actions(flags: &Flags) -> anyhow::Result<Actions> {
     if !flags.actions {
         return Ok(Actions::Off);
     }
@@ -141,11 +143,36 @@ fn actions(flags: &Flags) -> anyhow::Result<Actions> {
         anyhow::bail!("--actions needs --auth token or --auth proxy-header: nobody acts without a name");
     }
     let Some(url) = &flags.operator else {
-        anyhow::bail!("--actions needs --operator URL, the port of an operator in file mode");
+        return resources().await;
     };
     Ok(Actions::Operator {
         operator: Operator::new(url).map_err(|error| anyhow::anyhow!("--operator {error}"))?,
         people: flags.action_users.clone(),
         local: false,
     })
+}
+
+#[cfg(feature = "kubernetes")]
+async fn review() -> anyhow::Result<Auth> {
+    let cluster = ui::Kubernetes::connect().await;
+    let wrong =
+        |error| anyhow::anyhow!("--auth token without --auth-token-file FILE lets a cluster review tokens: {error}");
+    cluster.map(Auth::Review).map_err(wrong)
+}
+
+#[cfg(not(feature = "kubernetes"))]
+async fn review() -> anyhow::Result<Auth> {
+    anyhow::bail!("--auth token needs --auth-token-file FILE")
+}
+
+#[cfg(feature = "kubernetes")]
+async fn resources() -> anyhow::Result<Actions> {
+    let cluster = ui::Kubernetes::connect().await;
+    let wrong = |error| anyhow::anyhow!("--actions without --operator URL are written to a cluster: {error}");
+    cluster.map(Actions::Kubernetes).map_err(wrong)
+}
+
+#[cfg(not(feature = "kubernetes"))]
+async fn resources() -> anyhow::Result<Actions> {
+    anyhow::bail!("--actions needs --operator URL, the port of an operator in file mode")
 }

@@ -291,7 +291,9 @@ impl Breaker {
 fn growth(old: Option<&Snapshot>, new: &Snapshot) -> Option<(u64, u64)> {
     use tiebar::policy::Mode;
     use tiebar::state::Reason;
-    if new.view.mode == Mode::Disabled || new.view.state.is_forced() {
+    // Where calls pass uncounted, the window tells nothing of them.
+    let watched = new.view.mode == Mode::Observe && new.view.state != State::Closed;
+    if new.view.mode == Mode::Disabled || watched || new.view.state.is_forced() {
         return None;
     }
     if new.view.state == State::HalfOpen {

@@ -1,13 +1,12 @@
 //! Rows and the bar on top: pure functions of a model and an instant.
 
 use crate::chart;
-use crate::evidence::Evidence;
+use crate::gauge::{Gauge, gauge};
 use crate::model::{Breaker, Counts, Model};
 use crate::query::encode;
 use crate::words;
-use tiebar::policy::{Mode, Policy, Window};
+use tiebar::policy::Mode;
 use tiebar::state::State;
-use tiebar::store::Snapshot;
 
 /// How a breaker is shown. Finer than the stored state: what people must tell apart at a glance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,79 +86,6 @@ impl Kind {
             Self::Shadow => "Observed",
             Self::Disabled => "Disabled",
             Self::Idle => "No calls yet",
-        }
-    }
-}
-
-/// One rule's evidence against its threshold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Gauge {
-    /// No such rule.
-    Absent,
-    /// Nothing in the window.
-    Quiet { threshold_bp: u64 },
-    /// Not enough calls to judge.
-    TooFew {
-        calls: u64,
-        minimum: u64,
-        bp: u64,
-        threshold_bp: u64,
-    },
-    /// Judged.
-    Rate { bp: u64, threshold_bp: u64 },
-    /// Failures in a row, where that is the only rule.
-    Run { run: u64, of: u64 },
-    /// Open: what it tripped at.
-    Tripped { bp: u64, threshold_bp: u64 },
-    /// Half-open: probes out, back and bad.
-    Probes { out: u64, back: u64, bad: u64, of: u64 },
-}
-
-impl Gauge {
-    /// For sorting; what cannot be told is 0.
-    pub(crate) fn rate_bp(self) -> u64 {
-        match self {
-            Self::Absent | Self::Quiet { .. } => 0,
-            Self::TooFew { bp, .. } | Self::Rate { bp, .. } | Self::Tripped { bp, .. } => bp,
-            Self::Run { run, of } => (10_000 * run).checked_div(of).unwrap_or(0),
-            Self::Probes { back, bad, .. } => (10_000 * bad).checked_div(back).unwrap_or(0),
-        }
-    }
-
-    /// The figure.
-    pub(crate) fn figure(self) -> String {
-        match self {
-            Self::Absent => "–".to_owned(),
-            Self::Quiet { .. } => "no calls".to_owned(),
-            Self::TooFew { calls, minimum, .. } => format!("{calls} of {minimum} calls"),
-            Self::Rate { bp, .. } => words::percent(bp),
-            Self::Run { run, of } => format!("{run} of {of} in a row"),
-            Self::Tripped { bp, .. } => format!("{} at trip", words::percent(bp)),
-            Self::Probes { back, bad, of, .. } if bad > 0 => format!("{bad} of {of} probes bad, {back} back"),
-            Self::Probes { back, of, .. } => format!("{back} of {of} probes back"),
-        }
-    }
-
-    /// The threshold, when there is one to compare the figure with.
-    pub(crate) fn threshold(self) -> Option<String> {
-        match self {
-            Self::Quiet { threshold_bp } | Self::Rate { threshold_bp, .. } | Self::Tripped { threshold_bp, .. } => {
-                Some(words::percent(threshold_bp))
-            }
-            _ => None,
-        }
-    }
-
-    /// A small bar with the threshold's mark.
-    pub(crate) fn meter(self) -> String {
-        match self {
-            Self::Rate { bp, threshold_bp } => chart::meter(bp, Some(threshold_bp), "judged"),
-            Self::Tripped { bp, threshold_bp } => chart::meter(bp, Some(threshold_bp), "past"),
-            Self::Quiet { threshold_bp } => chart::meter(0, Some(threshold_bp), "judged"),
-            Self::TooFew { bp, threshold_bp, .. } => chart::meter(bp, Some(threshold_bp), "unjudged"),
-            Self::Run { .. } => chart::meter(self.rate_bp(), None, "judged"),
-            Self::Probes { back, bad, of, .. } if of > 0 => chart::probes(back, bad, of),
-            Self::Probes { .. } | Self::Absent => String::new(),
         }
     }
 }
@@ -384,73 +310,9 @@ fn deadline(kind: Kind, breaker: &Breaker) -> Option<Deadline> {
     match kind {
         Kind::Open => at(snapshot.open_until, "probes in", "next call probes"),
         Kind::ShadowOpen => at(snapshot.open_until, "would probe in", "would probe now"),
-        Kind::HalfOpen => at(snapshot.round_until, "verdict within", "verdict due"),
+        Kind::HalfOpen => at(snapshot.round_until, "verdict in", "verdict due"),
         Kind::Ramping => at(snapshot.ramp_until, "all calls in", "all calls"),
         _ => None,
-    }
-}
-
-/// The rate at the last trip.
-fn trip_rate(snapshot: &Snapshot, slow: bool) -> Option<u64> {
-    let evidence = Evidence::read(&snapshot.last_trip)?;
-    let running = evidence.running_slow;
-    let (bad, calls) = if slow {
-        (evidence.slow + running, evidence.calls + running)
-    } else {
-        (evidence.failures, evidence.calls)
-    };
-    (bad * 10_000).checked_div(calls)
-}
-
-fn gauge(kind: Kind, snapshot: Option<&Snapshot>, policy: &Policy, slow: bool) -> Gauge {
-    let threshold_bp = if slow {
-        policy.slow_rate_bp
-    } else {
-        policy.failure_rate_bp
-    };
-    let only_run = !slow && threshold_bp == 0 && policy.consecutive_failures > 0;
-    let Some(snapshot) = snapshot else {
-        return if threshold_bp > 0 {
-            Gauge::Quiet { threshold_bp }
-        } else {
-            Gauge::Absent
-        };
-    };
-    if kind == Kind::HalfOpen && !slow {
-        return Gauge::Probes {
-            out: snapshot.leases,
-            back: snapshot.finished,
-            bad: snapshot.failed,
-            of: snapshot.permitted.max(1),
-        };
-    }
-    if only_run {
-        let (run, of) = (snapshot.run, policy.consecutive_failures);
-        let run = if kind == Kind::Open { of } else { run.min(of) };
-        return Gauge::Run { run, of };
-    }
-    if threshold_bp == 0 || kind == Kind::Disabled {
-        return Gauge::Absent;
-    }
-    if matches!(kind, Kind::Open | Kind::ShadowOpen)
-        && let Some(bp) = trip_rate(snapshot, slow)
-    {
-        return Gauge::Tripped { bp, threshold_bp };
-    }
-    let bad = if slow { snapshot.slow } else { snapshot.failing };
-    let minimum = match policy.window {
-        Window::Count(size) => policy.minimum_calls.min(size),
-        Window::Time(_) => policy.minimum_calls,
-    };
-    match (bad * 10_000).checked_div(snapshot.calls) {
-        None => Gauge::Quiet { threshold_bp },
-        Some(bp) if snapshot.calls < minimum => Gauge::TooFew {
-            calls: snapshot.calls,
-            minimum,
-            bp,
-            threshold_bp,
-        },
-        Some(bp) => Gauge::Rate { bp, threshold_bp },
     }
 }
 
@@ -487,15 +349,22 @@ pub(crate) struct Bar {
 }
 
 impl Bar {
-    pub(crate) fn new(model: &Model, rows: &[Row], here: u64) -> Self {
-        let count = |kinds: &[Kind]| rows.iter().filter(|row| kinds.contains(&row.kind)).count();
+    /// Counts the whole fleet, whatever a page filters.
+    pub(crate) fn new(model: &Model, here: u64) -> Self {
+        let now = model.store_time(here);
+        let kinds: Vec<Kind> = model
+            .breakers
+            .values()
+            .map(|breaker| kind(breaker, model, here, now).0)
+            .collect();
+        let count = |wanted: &[Kind]| kinds.iter().filter(|kind| wanted.contains(kind)).count();
         Self {
-            total: rows.len(),
+            total: kinds.len(),
             open: count(&[Kind::Open]),
             half_open: count(&[Kind::HalfOpen]),
             forced: count(&[Kind::ForcedOpen, Kind::ForcedClosed]),
             unknown: count(&[Kind::Unknown]),
-            isolated: rows.iter().map(|row| row.counts.isolated).sum(),
+            isolated: model.breakers.values().map(|breaker| breaker.counts().isolated).sum(),
             outage: model.outage.as_ref().map(|outage| {
                 format!(
                     "The store does not answer since {} ({})",
@@ -509,7 +378,7 @@ impl Bar {
             } else {
                 0
             },
-            now: model.store_time(here),
+            now,
             age_text: model
                 .age(here)
                 .map_or_else(|| "nothing read yet".to_owned(), words::span),

@@ -45,7 +45,7 @@ pub(crate) fn clock(ms: u64, now: u64) -> String {
 
 /// Basis points as percent: `62 %`, `0.4 %`.
 pub(crate) fn percent(bp: u64) -> String {
-    if bp < 1_000 && bp % 100 != 0 {
+    if bp < 1_000 && !bp.is_multiple_of(100) {
         format!("{}.{} %", bp / 100, bp % 100 / 10)
     } else {
         format!("{} %", bp / 100)

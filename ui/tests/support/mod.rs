@@ -1,4 +1,5 @@
 //! A fleet in every state there is, made by the very requests that instances and operators send.
+#![allow(dead_code, reason = "each test uses its part")]
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -48,6 +49,14 @@ impl Fleet {
         };
         self.store
             .configure(&id(name), &programme)
+            .await
+            .expect("the store answers");
+    }
+
+    /// Deletes a breaker.
+    pub(crate) async fn bury(&self, name: &str) {
+        self.store
+            .tombstone(&id(name), &Self::leader())
             .await
             .expect("the store answers");
     }
@@ -320,7 +329,7 @@ impl Fleet {
                 self.beat(name, instance, |_| {}).await;
             }
         }
-        if self.batches % 5 == 0 {
+        if self.batches.is_multiple_of(5) {
             self.calls("infra/quota", "checkout-7d4f", 1, 0, 0).await;
             self.calls("unreliable_service", "local:8001", 2, 0, 0).await;
         }
