@@ -3,7 +3,6 @@
 use http::Uri;
 use instance::{Instance, RouteSpec};
 use operator::file_mode::FileMode;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -178,15 +177,10 @@ impl Fleet {
         let breakers = Breakers::new(Arc::clone(&self.store), settings);
         let guard = breakers.guard(&self.id, None);
         let upstream = format!("http://127.0.0.1:{}", u32::from(self.offset) + 9_000);
+        let routes = vec![RouteSpec::single(SERVICE, &upstream)];
         let settings = instance::Settings {
-            listen: address(port),
-            admin_listen: address(port + 100),
-            routes: vec![RouteSpec::single(SERVICE, &upstream)],
-            routes_file: None,
-            namespace: None,
-            fallback: BTreeMap::new(),
-            max_in_flight: 10_000,
             drain_timeout: Duration::from_secs(1),
+            ..instance::Settings::new(&address(port), &address(port + 100), routes)
         };
         let instance = Instance::bind(settings, breakers)
             .await

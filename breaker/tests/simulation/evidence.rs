@@ -101,7 +101,12 @@ impl Evidence {
             .collect();
         let mut was = before.data.as_ref().map(|data| data.core.generation);
         for event in fresh.iter().rev() {
-            let edge = format!("{} → {} {}", event.from.map_or("–", State::as_str), event.to, event.reason);
+            let edge = format!(
+                "{} → {} {}",
+                event.from.map_or("–", State::as_str),
+                event.to,
+                event.reason
+            );
             if !is_edge(event.from, event.to, event.reason) {
                 self.breaks(|| format!("no such edge: {edge}"));
             }
@@ -124,7 +129,12 @@ impl Evidence {
         let ended = was.core.state == State::Open && is.core.clock < was.core.open_until;
         let by = fresh.iter().find(|event| event.from == Some(State::Open));
         if let Some(by) = by.filter(|by| ended && by.reason == Reason::WaitElapsed) {
-            self.breaks(|| format!("I4: open ended {} ms early: {by:?}", was.core.open_until - is.core.clock));
+            self.breaks(|| {
+                format!(
+                    "I4: open ended {} ms early: {by:?}",
+                    was.core.open_until - is.core.clock
+                )
+            });
         }
     }
 }

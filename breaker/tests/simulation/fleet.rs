@@ -141,7 +141,11 @@ struct Fleet {
 impl Fleet {
     fn guards(&self) -> Vec<Guard> {
         let processes = self.processes.lock().unwrap();
-        processes.iter().flatten().map(|process| process.guard.clone()).collect()
+        processes
+            .iter()
+            .flatten()
+            .map(|process| process.guard.clone())
+            .collect()
     }
 
     fn start(&self, who: usize, rng: &mut Rng) {
@@ -215,7 +219,9 @@ impl Caller {
             if self.resting.load(Ordering::Relaxed) == 1 {
                 continue;
             }
-            let Ok(permit) = self.guard.acquire().await else { continue };
+            let Ok(permit) = self.guard.acquire().await else {
+                continue;
+            };
             self.calls.fetch_add(1, Ordering::Relaxed);
             let status = self.guard.status();
             let alone = status.degraded || status.isolated;
@@ -227,7 +233,11 @@ impl Caller {
             }
             let dice = self.rng.u64(0..100);
             let hangs = dice < self.dependency.hanging.load(Ordering::Relaxed);
-            let took = if hangs { self.rng.u64(1_000..6_000) } else { self.rng.u64(1..40) };
+            let took = if hangs {
+                self.rng.u64(1_000..6_000)
+            } else {
+                self.rng.u64(1..40)
+            };
             sleep(Duration::from_millis(took.min(1_000))).await;
             if hangs && took > 3_000 {
                 // The caller loses patience; the call is nobody's evidence, or slow.
@@ -251,7 +261,10 @@ impl Caller {
         let (row, clock) = (self.net.row(), self.net.clock());
         let Some(data) = &row.data else { return };
         let core = &data.core;
-        if core.mode == Mode::Enforce && core.state == State::Open && clock > core.since + bound && clock < core.open_until
+        if core.mode == Mode::Enforce
+            && core.state == State::Open
+            && clock > core.since + bound
+            && clock < core.open_until
         {
             let late = clock - core.since;
             self.net
@@ -299,8 +312,16 @@ pub(crate) async fn simulate(seed: u64) -> Result<Report, String> {
         }
     }
     let operator = net.link(instances);
-    operator.configure(&net.id, &programme(&fleet.policy, None)).await.map_err(|error| error.to_string())?;
-    let described = |broken| format!("{broken}\n{instances} instances in {weather:?}\nunder {:?}", fleet.policy);
+    operator
+        .configure(&net.id, &programme(&fleet.policy, None))
+        .await
+        .map_err(|error| error.to_string())?;
+    let described = |broken| {
+        format!(
+            "{broken}\n{instances} instances in {weather:?}\nunder {:?}",
+            fleet.policy
+        )
+    };
     let recovered_ms = recover(&fleet).await.map_err(described)?;
     count_exactly(&fleet).await.map_err(described)?;
     let calls = fleet.calls.load(Ordering::Relaxed);
@@ -329,8 +350,14 @@ fn programme(policy: &Policy, forced: Option<Override>) -> Programme {
 async fn sickness(fleet: Arc<Fleet>, mut rng: Rng) {
     loop {
         let choice = |rng: &mut Rng, values: &[u64]| values[rng.usize(0..values.len())];
-        fleet.dependency.failing.store(choice(&mut rng, &[0, 0, 0, 30, 100]), Ordering::Relaxed);
-        fleet.dependency.hanging.store(choice(&mut rng, &[0, 0, 0, 5, 60]), Ordering::Relaxed);
+        fleet
+            .dependency
+            .failing
+            .store(choice(&mut rng, &[0, 0, 0, 30, 100]), Ordering::Relaxed);
+        fleet
+            .dependency
+            .hanging
+            .store(choice(&mut rng, &[0, 0, 0, 5, 60]), Ordering::Relaxed);
         sleep(Duration::from_millis(rng.u64(1_000..6_000))).await;
     }
 }
@@ -353,7 +380,9 @@ async fn operator(fleet: Arc<Fleet>, link: usize, mut rng: Rng) {
                 4 => mode = [Mode::Enforce, Mode::Observe, Mode::Disabled][rng.usize(0..3)],
                 _ => {
                     resets += 1;
-                    let _ = operator.reset(&fleet.net.id, &Leader::default(), &format!("r{resets}")).await;
+                    let _ = operator
+                        .reset(&fleet.net.id, &Leader::default(), &format!("r{resets}"))
+                        .await;
                 }
             }
         } else if !fleet.weather.hands {
@@ -432,7 +461,9 @@ async fn recover(fleet: &Fleet) -> Result<u64, String> {
         if start.elapsed() > RECOVERY {
             let core = row.data.as_ref().map(|data| &data.core);
             let statuses: Vec<_> = guards.iter().map(Guard::status).collect();
-            return Err(format!("I7: not recovered after {RECOVERY:?}: {stored:?} {statuses:#?} {core:#?}"));
+            return Err(format!(
+                "I7: not recovered after {RECOVERY:?}: {stored:?} {statuses:#?} {core:#?}"
+            ));
         }
         sleep(Duration::from_millis(20)).await;
     }
@@ -464,7 +495,9 @@ async fn count_exactly(fleet: &Fleet) -> Result<(), String> {
         fleet.net.evidence(|evidence| evidence.counted) - counted,
     );
     if lost > 0 || finished != counted || finished == 0 {
-        return Err(format!("I6: {finished} calls finished, {counted} counted, {lost} late or dropped"));
+        return Err(format!(
+            "I6: {finished} calls finished, {counted} counted, {lost} late or dropped"
+        ));
     }
     Ok(())
 }

@@ -49,7 +49,12 @@ fn the_invariants_survive_every_fault_and_the_fleet_recovers() {
     });
     let reports = reports.into_inner().unwrap();
     let broken: Vec<&String> = reports.iter().filter_map(|report| report.as_ref().err()).collect();
-    assert!(broken.is_empty(), "{} of {runs} runs, the first: {}", broken.len(), broken[0]);
+    assert!(
+        broken.is_empty(),
+        "{} of {runs} runs, the first: {}",
+        broken.len(),
+        broken[0]
+    );
     let mut edges: BTreeMap<&String, u64> = BTreeMap::new();
     let (mut decisions, mut calls, mut slowest) = (0, 0, 0);
     for report in reports.iter().flatten() {

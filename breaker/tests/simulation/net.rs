@@ -64,7 +64,11 @@ enum Fate {
     LostRequest,
     LostReply(Duration),
     Late(Duration),
-    Served { before: Duration, after: Duration, doubled: bool },
+    Served {
+        before: Duration,
+        after: Duration,
+        doubled: bool,
+    },
 }
 
 impl Net {
