@@ -161,7 +161,7 @@ pub(crate) async fn exchange(
         };
         match sent {
             Ok(response) => return Ok(response),
-            Err(Failed::Unsent(unsent)) if again => request = unsent,
+            Err(Failed::Unsent(unsent)) if again => request = *unsent,
             Err(Failed::Unsent(_)) => return Err(Trouble::Reset),
             Err(Failed::Sent(error)) => {
                 tracing::debug!(%error, "no response");
@@ -226,7 +226,7 @@ async fn drive(
             return Poll::Ready(match answer {
                 Ok(response) => Ok(Ok(response)),
                 Err(mut failed) => match failed.take_message() {
-                    Some(unsent) => Ok(Err(Failed::Unsent(unsent))),
+                    Some(unsent) => Ok(Err(Failed::Unsent(Box::new(unsent)))),
                     None if watch.poll(cx) == Poll::Ready(Trouble::BadBody) => Err(Trouble::BadBody),
                     None => Ok(Err(Failed::Sent(failed.into_error()))),
                 },

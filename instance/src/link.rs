@@ -126,6 +126,8 @@ pub(crate) enum Held {
 pub(crate) struct UpstreamBody {
     incoming: Incoming,
     held: Held,
+    /// How it broke, kept back for one turn.
+    broken: Option<hyper::Error>,
 }
 
 impl std::fmt::Debug for UpstreamBody {
@@ -136,7 +138,11 @@ impl std::fmt::Debug for UpstreamBody {
 
 impl UpstreamBody {
     pub(crate) fn new(incoming: Incoming, held: Held) -> Self {
-        Self { incoming, held }
+        Self {
+            incoming,
+            held,
+            broken: None,
+        }
     }
 
     /// Gives the connection back if it can be used again.
@@ -164,18 +170,29 @@ impl HttpBody for UpstreamBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         if let Held::Own(h1, _) = &mut self.held {
             h1.wire.turn(cx);
         }
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None)) {
-            self.finish();
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(None) => {
+                self.finish();
+                Poll::Ready(None)
+            }
+            // At an error hyper drops what it has not flushed, and the caller would not even see the headers.
+            Poll::Ready(Some(Err(error))) => {
+                self.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            polled => polled,
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.broken.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -185,6 +202,6 @@ impl HttpBody for UpstreamBody {
 
 /// A request that was not sent comes back; one that may have been, does not.
 pub(crate) enum Failed {
-    Unsent(Request<Upload>),
+    Unsent(Box<Request<Upload>>),
     Sent(hyper::Error),
 }
