@@ -6,6 +6,7 @@ use crate::support::{PATIENT, Proxy};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
 use std::time::Duration;
@@ -30,13 +31,13 @@ fn messages(status: &str) -> Answer {
     }
     Response::builder()
         .header("content-type", "application/grpc+proto")
-        .body(StreamBody::new(stream::iter(frames)).boxed())
+        .body(BoxBody::new(StreamBody::new(stream::iter(frames))))
         .unwrap()
 }
 
 async fn answer(request: Request<hyper::body::Incoming>) -> Answer {
     let path = request.uri().path().to_owned();
-    let body = || Full::new(Bytes::new()).map_err(|never| match never {}).boxed();
+    let body = || BoxBody::new(Full::new(Bytes::new()).map_err(|never| match never {}));
     match path[1..].split_once('/') {
         Some(("trailers", status)) => messages(status),
         Some(("only", status)) => Response::builder()
@@ -58,7 +59,7 @@ async fn answer(request: Request<hyper::body::Incoming>) -> Answer {
             let broken = frames.chain(stream::once(async { Err(std::io::Error::other("broken")) }));
             Response::builder()
                 .header("content-type", "application/grpc")
-                .body(StreamBody::new(broken).boxed())
+                .body(BoxBody::new(StreamBody::new(broken)))
                 .unwrap()
         }
         // A message, and then nothing for ever.
@@ -66,7 +67,7 @@ async fn answer(request: Request<hyper::body::Incoming>) -> Answer {
             let first = stream::iter([Ok(Frame::data(Bytes::from_static(b"\0\0\0\0\0")))]);
             Response::builder()
                 .header("content-type", "application/grpc")
-                .body(StreamBody::new(first.chain(stream::pending())).boxed())
+                .body(BoxBody::new(StreamBody::new(first.chain(stream::pending()))))
                 .unwrap()
         }
     }

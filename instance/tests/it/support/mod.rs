@@ -1,6 +1,7 @@
 //! A proxy over a memory store, upstreams that do as told, and clients that say exactly what they are given.
 
 pub(crate) mod client;
+pub(crate) mod process;
 pub(crate) mod upstream;
 
 use instance::{Instance, RouteSpec, Settings, Watched};
