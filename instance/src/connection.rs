@@ -64,8 +64,9 @@ pub(crate) async fn serve(stream: TcpStream, peer: IpAddr, port: Port, shared: A
     let limits = shared.settings.limits.clone();
     let drain = Arc::clone(&shared.drain);
     let http2 = tokio::select! {
+        biased;
         speaks = speaks_http2(&stream, &limits) => speaks,
-        () = drain.reached(Stage::Draining) => return,
+        () = drain.reached(port.lasts_until()) => return,
     };
     let Some(http2) = http2 else { return };
     let activity = Activity::new(shared, peer);
@@ -97,7 +98,7 @@ pub(crate) async fn serve(stream: TcpStream, peer: IpAddr, port: Port, shared: A
             .keep_alive_interval(PING.0)
             .keep_alive_timeout(PING.1);
         let connection = builder.serve_connection(counted, service);
-        keep(connection, &activity, &limits, watcher, true).await;
+        keep(connection, &activity, watcher, port, true).await;
     } else {
         let mut builder = http1::Builder::new();
         builder
@@ -108,7 +109,7 @@ pub(crate) async fn serve(stream: TcpStream, peer: IpAddr, port: Port, shared: A
             builder.max_headers(limits.max_headers);
         }
         let connection = builder.serve_connection(counted, service).with_upgrades();
-        keep(connection, &activity, &limits, watcher, false).await;
+        keep(connection, &activity, watcher, port, false).await;
     }
 }
 
@@ -209,31 +210,32 @@ impl Patience {
 }
 
 /// Drives a connection until it ends, idles for too long, or the process ends.
-async fn keep(connection: impl Graceful, activity: &Activity, limits: &Limits, mut drain: Watcher<'_>, http2: bool) {
+async fn keep(connection: impl Graceful, activity: &Activity, mut drain: Watcher<'_>, port: Port, http2: bool) {
+    let limits = &activity.shared.settings.limits;
     let mut connection = pin!(connection);
     let mut patience = Patience::new(limits, http2);
-    let mut draining = false;
+    let mut ending = false;
     std::future::poll_fn(|cx| {
-        match drain.look(cx) {
-            Stage::Serving => {}
-            Stage::Draining if draining => {}
-            Stage::Draining => {
-                draining = true;
-                connection.as_mut().end();
-            }
-            Stage::Cut => return Poll::Ready(()),
-        }
         loop {
+            // First, so that a request that has arrived is served even if the end has begun.
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                 if let Err(error) = ended {
                     tracing::debug!(%error, "a connection ended badly");
                 }
                 return Poll::Ready(());
             }
+            let stage = drain.look(cx);
+            if stage == Stage::Cut {
+                return Poll::Ready(());
+            }
+            let end = stage >= port.lasts_until() && !ending;
             match patience.check(cx, activity, limits) {
-                Verdict::Stay => return Poll::Pending,
                 Verdict::Cut => return Poll::Ready(()),
-                Verdict::EndGracefully => connection.as_mut().end(),
+                Verdict::Stay if !end => return Poll::Pending,
+                Verdict::Stay | Verdict::EndGracefully => {
+                    ending = true;
+                    connection.as_mut().end();
+                }
             }
         }
     })

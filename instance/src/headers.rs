@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::Authority;
 
@@ -53,13 +53,16 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
+    if headers.remove(TRANSFER_ENCODING).is_some() {
+        // Beside a coding it means nothing, and whoever believed it would see another end of the message.
+        headers.remove(CONTENT_LENGTH);
+    }
     for name in [
         KEEP_ALIVE,
         PROXY_CONNECTION,
         PROXY_AUTHENTICATE,
         PROXY_AUTHORIZATION,
         TE,
-        TRANSFER_ENCODING,
         UPGRADE,
         HTTP2_SETTINGS,
     ] {
@@ -111,6 +114,7 @@ mod tests {
             ("keep-alive", "timeout=5"),
             ("te", "trailers, deflate"),
             ("transfer-encoding", "chunked"),
+            ("content-length", "3"),
             ("proxy-authorization", "Basic x"),
             ("x-public", "1"),
         ] {

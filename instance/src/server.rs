@@ -87,6 +87,16 @@ pub(crate) enum Port {
     Admin,
 }
 
+impl Port {
+    /// Health can be asked for to the very end.
+    pub(crate) fn lasts_until(self) -> Stage {
+        match self {
+            Self::Traffic => Stage::Draining,
+            Self::Admin => Stage::Cut,
+        }
+    }
+}
+
 /// State shared by all connections.
 pub(crate) struct Shared {
     pub(crate) breakers: Breakers,
@@ -209,12 +219,8 @@ impl Instance {
 
 /// Accepts connections; traffic until the drain begins, the admin port's until the end.
 async fn accept(listener: TcpListener, port: Port, shared: Arc<Shared>) {
-    let until = match port {
-        Port::Traffic => Stage::Draining,
-        Port::Admin => Stage::Cut,
-    };
     let drain = Arc::clone(&shared.drain);
-    let mut ended = std::pin::pin!(drain.reached(until));
+    let mut ended = std::pin::pin!(drain.reached(port.lasts_until()));
     loop {
         let accepted = tokio::select! {
             biased;

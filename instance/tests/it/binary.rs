@@ -21,7 +21,16 @@ async fn bad_configuration_is_one_clear_line() {
     let breakers = write("breakers.yaml", "kind: Circuit");
     let bad_ca = write("ca.pem", "nonsense");
     let https = ["--service", "a", "--upstream", "https://a"];
-    let good = ["--service", "a", "--upstream", "http://a", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let good = [
+        "--service",
+        "a",
+        "--upstream",
+        "http://a",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+    ];
     let with = |more: &[&str]| -> Vec<String> { good.iter().chain(more).map(|arg| (*arg).to_owned()).collect() };
     let only = |args: &[&str]| -> Vec<String> { args.iter().map(|arg| (*arg).to_owned()).collect() };
     for (args, named) in [
@@ -34,13 +43,86 @@ async fn bad_configuration_is_one_clear_line() {
         (with(&["--redis", "http://x"]), "redis://HOST:PORT"),
         (with(&["--breakers", &breakers]), "document 1"),
         (with(&["--breakers", "/no/such/file"]), "/no/such/file"),
-        (with(&["--allow-fallback", "cache"]), "--allow-fallback \"cache\": wanted http://"),
-        (only(&["--service", "a b", "--upstream", "http://a", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]), "service"),
-        (only(&["--service", "a", "--upstream", "ftp://a", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]), "wanted http://HOST:PORT"),
-        (only(&["--service", "a", "--upstream", "http://a", "--listen", &taken, "--admin-listen", "127.0.0.1:0"]), "--listen"),
-        (only(&["--routes", &routes, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]), "prefix"),
-        (only(&["--routes", "/no/such/file", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]), "--routes /no/such/file"),
-        ([&only(&https)[..], &only(&["--upstream-ca-file", &bad_ca, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])].concat(), "certificates in PEM"),
+        (
+            with(&["--allow-fallback", "cache"]),
+            "--allow-fallback \"cache\": wanted http://",
+        ),
+        (
+            only(&[
+                "--service",
+                "a b",
+                "--upstream",
+                "http://a",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin-listen",
+                "127.0.0.1:0",
+            ]),
+            "service",
+        ),
+        (
+            only(&[
+                "--service",
+                "a",
+                "--upstream",
+                "ftp://a",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin-listen",
+                "127.0.0.1:0",
+            ]),
+            "wanted http://HOST:PORT",
+        ),
+        (
+            only(&[
+                "--service",
+                "a",
+                "--upstream",
+                "http://a",
+                "--listen",
+                &taken,
+                "--admin-listen",
+                "127.0.0.1:0",
+            ]),
+            "--listen",
+        ),
+        (
+            only(&[
+                "--routes",
+                &routes,
+                "--listen",
+                "127.0.0.1:0",
+                "--admin-listen",
+                "127.0.0.1:0",
+            ]),
+            "prefix",
+        ),
+        (
+            only(&[
+                "--routes",
+                "/no/such/file",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin-listen",
+                "127.0.0.1:0",
+            ]),
+            "--routes /no/such/file",
+        ),
+        (
+            [
+                &only(&https)[..],
+                &only(&[
+                    "--upstream-ca-file",
+                    &bad_ca,
+                    "--listen",
+                    "127.0.0.1:0",
+                    "--admin-listen",
+                    "127.0.0.1:0",
+                ]),
+            ]
+            .concat(),
+            "certificates in PEM",
+        ),
     ] {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let refused = soon("a refusal", command(&args).output()).await.unwrap();
@@ -86,17 +168,26 @@ async fn a_signal_drains_and_ends_it_well() {
     eventually("readiness", async || (child.ready().await.status == 200).then_some(())).await;
     let mut sender = http1(child.traffic).await;
     let running = tokio::spawn(async move {
-        let response = sender.send_request(request("GET", "/").body(full("")).unwrap()).await.unwrap();
+        let response = sender
+            .send_request(request("GET", "/").body(full("")).unwrap())
+            .await
+            .unwrap();
         collect(response).await
     });
     eventually("the call", async || (upstream.count() == 1).then_some(())).await;
     let idle = http1(child.traffic).await;
     let started = std::time::Instant::now();
     child.terminate().await;
-    eventually("unreadiness", async || (child.ready().await.status == 503).then_some(())).await;
+    eventually("unreadiness", async || {
+        (child.ready().await.status == 503).then_some(())
+    })
+    .await;
     assert_eq!(get(child.admin, "/livez").await.status, 200);
     eventually("the idle connection's end", async || idle.is_closed().then_some(())).await;
-    eventually("refusal", async || TcpStream::connect(child.traffic).await.is_err().then_some(())).await;
+    eventually("refusal", async || {
+        TcpStream::connect(child.traffic).await.is_err().then_some(())
+    })
+    .await;
     assert!(!running.is_finished(), "the running call is not cut");
     release.send(true).unwrap();
     let seen = soon("the answer", running).await.unwrap();
@@ -121,7 +212,10 @@ async fn the_drain_timeout_is_the_end_of_calls_that_do_not_end() {
     let took = started.elapsed();
     println!("ended after {took:?}");
     // The timeout, and the farewell to a store that is not there.
-    assert!(took >= Duration::from_millis(500) && took < Duration::from_secs(9), "{took:?}");
+    assert!(
+        took >= Duration::from_millis(500) && took < Duration::from_secs(9),
+        "{took:?}"
+    );
     assert!(soon("the call's end", running).await.unwrap().is_err());
 }
 
@@ -133,9 +227,15 @@ async fn breakers_from_a_file_hold_while_there_is_no_store() {
     let document = "apiVersion: tiebar.dev/v1alpha1\nkind: CircuitBreaker\nmetadata: {name: inventory, namespace: shop}\nspec:\n  trip: {consecutiveFailures: 3, minimumInstances: 1}\n  failureConditions: {httpStatusCodes: ['418']}\n  rejection: {httpStatusCode: 429}\n";
     std::fs::write(&file, document).unwrap();
     let child = Child::start(&upstream.url, &["--breakers", &file.display().to_string()]).await;
-    eventually("the trip, alone", async || (get(child.traffic, "/").await.status == 429).then_some(())).await;
+    eventually("the trip, alone", async || {
+        (get(child.traffic, "/").await.status == 429).then_some(())
+    })
+    .await;
     let seen = get(child.admin, "/breakers").await.json();
-    assert_eq!((seen["storeUp"].as_bool(), seen["items"][0]["degraded"].as_bool()), (Some(false), Some(true)));
+    assert_eq!(
+        (seen["storeUp"].as_bool(), seen["items"][0]["degraded"].as_bool()),
+        (Some(false), Some(true))
+    );
     assert_eq!(seen["items"][0]["state"], "open");
 }
 
@@ -144,7 +244,10 @@ async fn ten_thousand_idle_connections_harm_nobody() {
     let upstream = healthy().await;
     // Both ends are held here and there, and other tests run beside this one.
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))
+        .unwrap();
     let allowed: usize = line.split_whitespace().next().unwrap().parse().unwrap_or(usize::MAX);
     let many = 10_000.min(allowed.saturating_sub(2_000).max(allowed / 2));
     println!("{many} connections, as {allowed} descriptors are allowed");
@@ -167,7 +270,10 @@ async fn ten_thousand_idle_connections_harm_nobody() {
         assert_eq!(get(child.traffic, "/").await.status, 200);
     }
     let each = (child.memory().saturating_sub(before)) / many as u64;
-    println!("50 calls took {:?}; {each} bytes of memory a connection", started.elapsed());
+    println!(
+        "50 calls took {:?}; {each} bytes of memory a connection",
+        started.elapsed()
+    );
     assert!(each < 32 * 1_024, "{each} bytes a connection");
     drop(idle);
     eventually("their end", async || (child.descriptors() < 100).then_some(())).await;

@@ -48,10 +48,17 @@ async fn another_service_without_credentials() {
     assert_eq!((seen.status.as_u16(), seen.text()), (203, "payload"));
     assert_eq!(seen.header("x-circuit-state"), "forced_open");
     let arrived = other.last();
-    assert_eq!((arrived.uri.as_str(), arrived.method.as_str()), ("/stale/items?id=1", "POST"));
+    assert_eq!(
+        (arrived.uri.as_str(), arrived.method.as_str()),
+        ("/stale/items?id=1", "POST")
+    );
     assert_eq!(arrived.headers["host"], other.authority);
     assert_eq!(arrived.headers["x-other"], "1");
-    assert!(!format!("{:?}", arrived.headers).contains("secret"), "{:?}", arrived.headers);
+    assert!(
+        !format!("{:?}", arrived.headers).contains("secret"),
+        "{:?}",
+        arrived.headers
+    );
     // What climbs out of the prefix gets the rejection.
     assert_eq!(get(proxy.traffic, "/%2e%2e/admin").await.status, 503);
     assert_eq!(other.count(), 1);
@@ -65,12 +72,18 @@ async fn a_service_that_is_not_allowed_or_not_there_leaves_the_rejection() {
     for allow in [vec![], vec!["http://elsewhere/"], vec!["http://127.0.0.1/"]] {
         let proxy = forced(&fallback, &allow).await;
         let seen = get(proxy.traffic, "/").await;
-        assert_eq!((seen.status.as_u16(), seen.json()["reason"].as_str().unwrap()), (503, "forced"));
+        assert_eq!(
+            (seen.status.as_u16(), seen.json()["reason"].as_str().unwrap()),
+            (503, "forced")
+        );
     }
     assert_eq!(other.count(), 0);
     let url = other.url.clone();
     drop(other);
     let proxy = forced(&fallback, &[&url]).await;
     let seen = get(proxy.traffic, "/").await;
-    assert_eq!((seen.status.as_u16(), seen.json()["reason"].as_str().unwrap()), (503, "forced"));
+    assert_eq!(
+        (seen.status.as_u16(), seen.json()["reason"].as_str().unwrap()),
+        (503, "forced")
+    );
 }

@@ -103,7 +103,10 @@ async fn a_status_is_judged_wherever_it_stands() {
         wanted[outcome] += 1;
         proxy.wait_outcomes(wanted).await;
     }
-    let response = sender.send_request(grpc("/broken/0", "application/grpc")).await.unwrap();
+    let response = sender
+        .send_request(grpc("/broken/0", "application/grpc"))
+        .await
+        .unwrap();
     assert!(response.into_body().collect().await.is_err());
     wanted[1] += 1;
     proxy.wait_outcomes(wanted).await;
@@ -138,7 +141,10 @@ async fn a_stream_that_goes_on_is_a_success_after_ten_seconds() {
     .await;
     let took = started.elapsed();
     println!("counted after {took:?}");
-    assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(30), "{took:?}");
+    assert!(
+        took >= Duration::from_secs(10) && took < Duration::from_secs(30),
+        "{took:?}"
+    );
     assert!(!reading.is_finished(), "the stream goes on");
     // How long the stream lasts says nothing about the call's duration.
     let quick = proxy

@@ -22,7 +22,10 @@ fn with_trailer(value: &HeaderValue) -> client::Outgoing {
 async fn trailer_echo(request: http::Request<hyper::body::Incoming>) -> Answer {
     let body = request.into_body().collect().await.unwrap();
     let none = HeaderValue::from_static("none");
-    let came = body.trailers().and_then(|trailers| trailers.get("x-sum")).unwrap_or(&none);
+    let came = body
+        .trailers()
+        .and_then(|trailers| trailers.get("x-sum"))
+        .unwrap_or(&none);
     Response::builder()
         .header("trailer", "x-sum")
         .body(with_trailer(came))
@@ -65,7 +68,14 @@ async fn headers_of_one_connection_end_with_it() {
     names.sort_unstable();
     assert_eq!(
         names,
-        ["authorization", "host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-public"]
+        [
+            "authorization",
+            "host",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x-forwarded-proto",
+            "x-public"
+        ]
     );
     assert_eq!(arrived.uri, "/a?b=c");
     assert_eq!(arrived.headers["host"], upstream.authority);
@@ -87,7 +97,10 @@ async fn the_host_is_kept_where_that_is_asked_for() {
         let proxy = Proxy::start_with(PATIENT, url, |settings| settings.routes[0].preserve_host = true).await;
         send(proxy.traffic, request("GET", "/").body(full("")).unwrap()).await;
         let arrived = upstream.last();
-        let host = arrived.headers.get("host").map(|host| host.to_str().unwrap().to_owned());
+        let host = arrived
+            .headers
+            .get("host")
+            .map(|host| host.to_str().unwrap().to_owned());
         let host = host.or_else(|| arrived.uri.split('/').nth(2).map(str::to_owned));
         assert_eq!(host.as_deref(), Some("inventory"), "{arrived:?}");
         // An absolute target names the host, whatever Host says.
@@ -97,7 +110,10 @@ async fn the_host_is_kept_where_that_is_asked_for() {
         );
         assert!(raw.await.starts_with("HTTP/1.1 200"));
         let arrived = upstream.last();
-        let host = arrived.headers.get("host").map(|host| host.to_str().unwrap().to_owned());
+        let host = arrived
+            .headers
+            .get("host")
+            .map(|host| host.to_str().unwrap().to_owned());
         let host = host.or_else(|| arrived.uri.split('/').nth(2).map(str::to_owned));
         assert_eq!(host.as_deref(), Some("absolute"), "{arrived:?}");
         assert!(arrived.uri.ends_with("/x"));
@@ -162,7 +178,12 @@ async fn a_body_that_waits_to_be_asked_for_is_asked_for_once_there_is_somebody_t
 
 #[tokio::test]
 async fn an_early_answer_does_not_wait_for_the_upload() {
-    let upstream = stub(async |_| text(413, "too large")).await;
+    let upstream = stub(async |request| {
+        // It goes on reading, as a good server does: the answer is not lost in a reset.
+        tokio::spawn(request.into_body().collect());
+        text(413, "too large")
+    })
+    .await;
     let proxy = Proxy::start(PATIENT, &upstream.url).await;
     for _ in 0..10 {
         let body = full(vec![b'x'; 512 * 1_024]);

@@ -34,7 +34,10 @@ async fn many_calls_share_one_connection_in_and_out() {
     });
     soon("200 calls", join_all(calls)).await;
     let last = upstream.last();
-    assert_eq!((last.version, last.headers["x-forwarded-host"].to_str().unwrap()), (Version::HTTP_2, "inventory"));
+    assert_eq!(
+        (last.version, last.headers["x-forwarded-host"].to_str().unwrap()),
+        (Version::HTTP_2, "inventory")
+    );
     assert!(last.uri.starts_with(&upstream.url), "{}", last.uri);
     assert_eq!(proxy.outcomes().await, [200, 0, 0, 0, 0, 0]);
 }
@@ -65,17 +68,16 @@ async fn a_call_that_is_reset_is_no_evidence_and_rapid_resets_end_the_connection
     let upstream = scripted("", Ending::Hang).await;
     let proxy = Proxy::start(PATIENT, &upstream.url).await;
     let stream = TcpStream::connect(proxy.traffic).await.unwrap();
-    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
     let driver = tokio::spawn(connection);
     let mut resets = 0;
-    let mut sender = sender;
-    for _ in 0..20_000 {
-        sender = match sender.ready().await {
-            Ok(sender) => sender,
-            Err(_) => break,
-        };
+    while resets < 20_000 {
+        let Ok(ready) = sender.clone().ready().await else { break };
+        sender = ready;
         let request = Request::builder().uri("http://a/").body(()).unwrap();
-        let Ok((_response, mut body)) = sender.send_request(request, false) else { break };
+        let Ok((_response, mut body)) = sender.send_request(request, false) else {
+            break;
+        };
         body.send_reset(h2::Reason::CANCEL);
         resets += 1;
         tokio::task::yield_now().await;
@@ -162,20 +164,33 @@ async fn a_request_that_contradicts_itself_is_refused() {
     let proxy = Proxy::start(PATIENT, &upstream.url).await;
     let mut sender = http2(proxy.traffic).await;
     let mut request = asked("/");
-    request.headers_mut().insert("host", http::HeaderValue::from_static("other"));
+    request
+        .headers_mut()
+        .insert("host", http::HeaderValue::from_static("other"));
     let seen = collect(sender.send_request(request).await.unwrap()).await;
     assert_eq!(seen.status, 400, "{seen:?}");
-    let connect = Request::builder().method("CONNECT").uri("inventory:80").body(full("")).unwrap();
+    let connect = Request::builder()
+        .method("CONNECT")
+        .uri("inventory:80")
+        .body(full(""))
+        .unwrap();
     let seen = collect(sender.send_request(connect).await.unwrap()).await;
     assert_eq!(seen.status, 405, "{seen:?}");
     assert_eq!(upstream.count(), 0);
     let large = "x".repeat(100 * 1_024);
     let mut request = asked("/");
-    request.headers_mut().insert("x", http::HeaderValue::from_str(&large).unwrap());
+    request
+        .headers_mut()
+        .insert("x", http::HeaderValue::from_str(&large).unwrap());
     if let Ok(response) = http2(proxy.traffic).await.send_request(request).await {
         assert_eq!(response.status(), 431);
     }
     assert_eq!(upstream.count(), 0);
     let body = Bytes::from_static(b"fine");
-    assert_eq!(collect(http2(proxy.traffic).await.send_request(asked("/")).await.unwrap()).await.body, body);
+    assert_eq!(
+        collect(http2(proxy.traffic).await.send_request(asked("/")).await.unwrap())
+            .await
+            .body,
+        body
+    );
 }

@@ -30,7 +30,9 @@ async fn moody(hangs: &Arc<AtomicBool>) -> Stub {
 async fn a_caller_that_hangs_up_frees_its_probe_within_a_second() {
     let hangs = Arc::new(AtomicBool::new(false));
     let upstream = moody(&hangs).await;
-    let spec = format!("{THREE}\nopen: {{duration: 100ms}}\nhalfOpen: {{permittedCalls: 1, maxDuration: 1h}}\ncall: {{timeout: 1h}}");
+    let spec = format!(
+        "{THREE}\nopen: {{duration: 100ms}}\nhalfOpen: {{permittedCalls: 1, maxDuration: 1h}}\ncall: {{timeout: 1h}}"
+    );
     let proxy = Proxy::start(&spec, &upstream.url).await;
     for _ in 0..3 {
         assert_eq!(get(proxy.traffic, "/").await.status, 500);

@@ -6,7 +6,7 @@ use crate::support::{ID, PATIENT, Proxy, eventually};
 use std::path::Path;
 
 async fn named(name: &'static str) -> crate::support::upstream::Stub {
-    stub(async move |request| text(200, &format!("{name} {}", request.uri()))).await
+    stub(move |request| async move { text(200, &format!("{name} {}", request.uri())) }).await
 }
 
 fn write(file: &Path, text: &str) {
@@ -45,23 +45,39 @@ async fn the_longest_prefix_wins_and_a_bad_edit_changes_nothing() {
         assert_eq!(get(proxy.traffic, path).await.text(), wanted, "{path}");
     }
     let none = get(proxy.traffic, "/other").await;
-    assert_eq!((none.status.as_u16(), none.header("x-circuit-state")), (404, "unconfigured"));
+    assert_eq!(
+        (none.status.as_u16(), none.header("x-circuit-state")),
+        (404, "unconfigured")
+    );
     let mut hosted = request("GET", "/other").body(full("")).unwrap();
-    hosted.headers_mut().insert("host", http::HeaderValue::from_static("Orders.Shop:8001"));
+    hosted
+        .headers_mut()
+        .insert("host", http::HeaderValue::from_static("Orders.Shop:8001"));
     assert_eq!(send(proxy.traffic, hosted).await.text(), "two /other");
 
     write(&file, "- {service: x, upstream: nonsense}\n");
     let good = format!("- {{service: {ID}, upstream: '{}', pathPrefix: /}}\n", two.url);
     // The bad edit has been looked at when the next one is: files are looked at in order.
     tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
-    assert_eq!(get(proxy.traffic, "/api").await.text(), "one /api", "the good routes stay");
+    assert_eq!(
+        get(proxy.traffic, "/api").await.text(),
+        "one /api",
+        "the good routes stay"
+    );
     write(&file, &good);
     let started = std::time::Instant::now();
-    eventually("the new routes", async || (get(proxy.traffic, "/api").await.text() == "two /api").then_some(())).await;
+    eventually("the new routes", async || {
+        (get(proxy.traffic, "/api").await.text() == "two /api").then_some(())
+    })
+    .await;
     println!("new routes after {:?}", started.elapsed());
     std::fs::remove_file(&file).unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
-    assert_eq!(get(proxy.traffic, "/api").await.text(), "two /api", "a file that is gone changes nothing");
+    assert_eq!(
+        get(proxy.traffic, "/api").await.text(),
+        "two /api",
+        "a file that is gone changes nothing"
+    );
 }
 
 #[tokio::test]

@@ -77,7 +77,10 @@ async fn a_gibibyte_passes_both_ways_at_constant_memory() {
             let mut most = 0;
             while !call.is_finished() {
                 most = most.max(child.memory());
-                assert!(started.elapsed() < Duration::from_secs(300), "{what} {method} does not end");
+                assert!(
+                    started.elapsed() < Duration::from_secs(300),
+                    "{what} {method} does not end"
+                );
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             let passed = soon("the call", call).await.unwrap();

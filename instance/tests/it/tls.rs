@@ -50,7 +50,9 @@ async fn server(by: &Authority, protocols: &[&str]) -> u16 {
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    return;
+                };
                 let service = service_fn(|request: http::Request<hyper::body::Incoming>| async move {
                     let said = format!("{:?} {}", request.version(), request.uri());
                     Ok::<_, std::convert::Infallible>(crate::support::upstream::text(200, &said))
@@ -96,7 +98,9 @@ async fn the_upstream_chooses_the_protocol() {
         }
         // An upgrade needs HTTP/1.1, which its own connection asks for.
         if protocols.len() == 2 {
-            let asked = request("GET", "/ws").header("connection", "upgrade").header("upgrade", "websocket");
+            let asked = request("GET", "/ws")
+                .header("connection", "upgrade")
+                .header("upgrade", "websocket");
             let mut sender = http1(proxy.traffic).await;
             let response = sender.send_request(asked.body(full("")).unwrap()).await.unwrap();
             assert_eq!(crate::support::client::collect(response).await.text(), "HTTP/1.1 /ws");
@@ -114,7 +118,10 @@ async fn whoever_is_not_trusted_is_no_upstream_until_the_ca_file_says_so() {
     // Neither by the public roots, nor by another authority.
     let public = Proxy::start(PATIENT, &upstream).await;
     let path = file.clone();
-    let proxy = Proxy::start_with(PATIENT, &upstream, move |settings| settings.routes[0].ca_file = Some(path)).await;
+    let proxy = Proxy::start_with(PATIENT, &upstream, move |settings| {
+        settings.routes[0].ca_file = Some(path)
+    })
+    .await;
     for proxy in [&public, &proxy] {
         let seen = get(proxy.traffic, "/").await;
         assert_eq!(seen.status, 502);
@@ -125,7 +132,13 @@ async fn whoever_is_not_trusted_is_no_upstream_until_the_ca_file_says_so() {
     let path = file.clone();
     let unnamed = format!("https://127.0.0.1:{port}");
     ca_file(&folder, &by.pem);
-    let stranger = Proxy::start_with(PATIENT, &unnamed, move |settings| settings.routes[0].ca_file = Some(path)).await;
+    let stranger = Proxy::start_with(PATIENT, &unnamed, move |settings| {
+        settings.routes[0].ca_file = Some(path)
+    })
+    .await;
     assert_eq!(get(stranger.traffic, "/").await.status, 502);
-    eventually("the new CA", async || (get(proxy.traffic, "/").await.status == 200).then_some(())).await;
+    eventually("the new CA", async || {
+        (get(proxy.traffic, "/").await.status == 200).then_some(())
+    })
+    .await;
 }

@@ -17,7 +17,9 @@ async fn echo() -> SocketAddr {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let Ok(mut socket) = accept_async(stream).await else { return };
+                let Ok(mut socket) = accept_async(stream).await else {
+                    return;
+                };
                 while let Some(Ok(message)) = socket.next().await {
                     if message.is_close() || socket.send(message).await.is_err() {
                         break;
@@ -46,7 +48,11 @@ async fn say(socket: &mut WebSocketStream<TcpStream>, message: Message) {
 #[tokio::test]
 async fn a_websocket_echoes_and_is_a_success() {
     let upstream = echo().await;
-    let proxy = Proxy::start(&format!("{PATIENT}\ncall: {{timeout: 300ms}}"), &format!("http://{upstream}")).await;
+    let proxy = Proxy::start(
+        &format!("{PATIENT}\ncall: {{timeout: 300ms}}"),
+        &format!("http://{upstream}"),
+    )
+    .await;
     let mut socket = connect(&proxy).await;
     say(&mut socket, Message::text("hello")).await;
     assert_eq!(proxy.outcomes().await, [1, 0, 0, 0, 0, 0]);
@@ -55,7 +61,10 @@ async fn a_websocket_echoes_and_is_a_success() {
     say(&mut socket, Message::binary(vec![7; 1_024 * 1_024])).await;
     socket.close(None).await.unwrap();
     drop(socket);
-    eventually("the tunnel's end", async || (proxy.metric("tiebar_in_flight").await < 0.5).then_some(())).await;
+    eventually("the tunnel's end", async || {
+        (proxy.metric("tiebar_in_flight").await < 0.5).then_some(())
+    })
+    .await;
     assert_eq!(proxy.outcomes().await, [1, 0, 0, 0, 0, 0]);
 }
 
@@ -74,7 +83,10 @@ async fn a_refused_upgrade_is_judged_like_any_answer() {
     let switch = "GET / HTTP/1.1\r\nhost: a\r\nconnection: Upgrade, HTTP2-Settings, close\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n";
     assert!(raw(proxy.traffic, switch).await.starts_with("HTTP/1.1 200"));
     for gone in ["upgrade", "http2-settings", "connection"] {
-        assert!(!upstream.last().headers.contains_key(gone), "{gone} passed: HTTP/2 past the breaker");
+        assert!(
+            !upstream.last().headers.contains_key(gone),
+            "{gone} passed: HTTP/2 past the breaker"
+        );
     }
     assert_eq!(proxy.outcomes().await, [2, 0, 0, 0, 0, 0]);
 }
@@ -91,7 +103,9 @@ async fn tunnels_get_the_drain_timeout_and_no_more() {
     let started = std::time::Instant::now();
     proxy.stop();
     eventually("the drain", async || {
-        let ready = tokio::time::timeout(Duration::from_secs(5), proxy.admin("/readyz")).await.unwrap();
+        let ready = tokio::time::timeout(Duration::from_secs(5), proxy.admin("/readyz"))
+            .await
+            .unwrap();
         (ready.status == 503 && ready.text() == "draining\n").then_some(())
     })
     .await;
@@ -101,6 +115,9 @@ async fn tunnels_get_the_drain_timeout_and_no_more() {
     let took = started.elapsed();
     assert!(!matches!(cut, Some(Ok(_))), "{cut:?}");
     println!("cut after {took:?}");
-    assert!(took >= Duration::from_millis(700) && took < Duration::from_millis(2_100), "{took:?}");
+    assert!(
+        took >= Duration::from_millis(700) && took < Duration::from_millis(2_100),
+        "{took:?}"
+    );
     soon("the end", &mut proxy.task).await.unwrap().unwrap();
 }

@@ -13,11 +13,20 @@ async fn what_is_no_answer_is_a_502_and_a_reset() {
     let long = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(300 * 1_024));
     for (what, bytes) in [
         ("half a header", "HTTP/1.1 200 OK\r\ncontent-le"),
-        ("two lengths", "HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nfine!"),
+        (
+            "two lengths",
+            "HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nfine!",
+        ),
         ("bad length", "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\nfine!"),
         ("bad status", "HTTP/1.1 99999 OK\r\n\r\n"),
-        ("folded header", "HTTP/1.1 200 OK\r\nx: 1\r\n 2\r\ncontent-length: 0\r\n\r\n"),
-        ("a switch nobody asked for", "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"),
+        (
+            "folded header",
+            "HTTP/1.1 200 OK\r\nx: 1\r\n 2\r\ncontent-length: 0\r\n\r\n",
+        ),
+        (
+            "a switch nobody asked for",
+            "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+        ),
         ("headers without end", long.as_str()),
     ] {
         let upstream = scripted(bytes, Ending::Close).await;
@@ -31,14 +40,44 @@ async fn what_is_no_answer_is_a_502_and_a_reset() {
 #[tokio::test]
 async fn lies_about_a_body_harm_nobody_else() {
     for (what, bytes, ending, whole) in [
-        ("less than promised", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nfine", Ending::Close, false),
-        ("less, and a reset", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nfine", Ending::Reset, false),
-        ("more than promised", "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfineHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil", Ending::Hang, true),
-        ("bad chunk", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfine\r\nzz\r\n", Ending::Close, false),
-        ("no last chunk", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfine\r\n", Ending::Close, false),
+        (
+            "less than promised",
+            "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nfine",
+            Ending::Close,
+            false,
+        ),
+        (
+            "less, and a reset",
+            "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nfine",
+            Ending::Reset,
+            false,
+        ),
+        (
+            "more than promised",
+            "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfineHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",
+            Ending::Hang,
+            true,
+        ),
+        (
+            "bad chunk",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfine\r\nzz\r\n",
+            Ending::Close,
+            false,
+        ),
+        (
+            "no last chunk",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfine\r\n",
+            Ending::Close,
+            false,
+        ),
         ("no length at all", "HTTP/1.1 200 OK\r\n\r\nfine", Ending::Close, true),
         ("HTTP/1.0", "HTTP/1.0 200 OK\r\n\r\nfine", Ending::Close, true),
-        ("length and chunks", "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfine\r\n0\r\n\r\n", Ending::Hang, true),
+        (
+            "length and chunks",
+            "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfine\r\n0\r\n\r\n",
+            Ending::Hang,
+            true,
+        ),
     ] {
         let upstream = scripted(bytes, ending).await;
         let proxy = Proxy::start(PATIENT, &upstream.url).await;
@@ -60,7 +99,11 @@ async fn lies_about_a_body_harm_nobody_else() {
             }
         }
         assert_eq!(upstream.count(), 3, "{what}: no answer is taken from leftovers");
-        assert_eq!(proxy.outcomes().await[1..4], [0; 3], "{what}: the outcome is fixed at the headers");
+        assert_eq!(
+            proxy.outcomes().await[1..4],
+            [0; 3],
+            "{what}: the outcome is fixed at the headers"
+        );
     }
 }
 
@@ -80,7 +123,10 @@ async fn a_body_without_end_is_not_held_and_ends_with_its_caller() {
         sent
     });
     let mut sender = http1(proxy.traffic).await;
-    let response = sender.send_request(request("GET", "/").body(full("")).unwrap()).await.unwrap();
+    let response = sender
+        .send_request(request("GET", "/").body(full("")).unwrap())
+        .await
+        .unwrap();
     let mut body = response.into_body();
     for _ in 0..100 {
         soon("a frame", body.frame()).await.unwrap().unwrap();
@@ -93,7 +139,11 @@ async fn a_body_without_end_is_not_held_and_ends_with_its_caller() {
     drop(sender);
     let sent = soon("the upstream to notice", sent).await.unwrap();
     println!("{sent} bytes were taken from an upstream without end");
-    assert!(sent < 64 * 1_024 * 1_024, "{sent} bytes for a caller that read {}", 100 * 65_536);
+    assert!(
+        sent < 64 * 1_024 * 1_024,
+        "{sent} bytes for a caller that read {}",
+        100 * 65_536
+    );
     crate::support::eventually("nothing in flight", async || {
         (proxy.metric("tiebar_in_flight").await < 0.5).then_some(())
     })
@@ -112,12 +162,10 @@ async fn interim_answers_are_passed_over() {
 
 #[tokio::test]
 async fn answers_without_a_body_leave_the_connection_usable() {
-    let upstream = crate::support::upstream::stub(async |request| {
-        match request.uri().path() {
-            "/204" => crate::support::upstream::text(204, ""),
-            "/304" => crate::support::upstream::text(304, ""),
-            _ => crate::support::upstream::text(200, "fine"),
-        }
+    let upstream = crate::support::upstream::stub(async |request| match request.uri().path() {
+        "/204" => crate::support::upstream::text(204, ""),
+        "/304" => crate::support::upstream::text(304, ""),
+        _ => crate::support::upstream::text(200, "fine"),
     })
     .await;
     let proxy = Proxy::start(PATIENT, &upstream.url).await;
@@ -129,5 +177,8 @@ async fn answers_without_a_body_leave_the_connection_usable() {
     for status in ["200", "204", "304"] {
         assert!(answer.contains(&format!(" {status} ")), "{status}: {answer}");
     }
-    assert!(answer.contains("content-length: 4\r\n") && answer.ends_with("\r\n\r\nfine"), "{answer}");
+    assert!(
+        answer.contains("content-length: 4\r\n") && answer.ends_with("\r\n\r\nfine"),
+        "{answer}"
+    );
 }

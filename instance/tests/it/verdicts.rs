@@ -53,12 +53,42 @@ async fn an_upstream_that_gives_no_answer_is_a_failure_of_a_kind() {
     let close = scripted("", Ending::Close).await;
     let nonsense = scripted("SSH-2.0-OpenSSH\r\n\r\n", Ending::Close).await;
     for (upstream, kind, status, problem, error) in [
-        (&nobody, "ConnectionFailure", 502, "upstream-unreachable", "connection_refused"),
-        (&"http://no.such.host.invalid:1".to_owned(), "ConnectionFailure", 502, "upstream-unreachable", "dns_error"),
+        (
+            &nobody,
+            "ConnectionFailure",
+            502,
+            "upstream-unreachable",
+            "connection_refused",
+        ),
+        (
+            &"http://no.such.host.invalid:1".to_owned(),
+            "ConnectionFailure",
+            502,
+            "upstream-unreachable",
+            "dns_error",
+        ),
         (&hang.url, "Timeout", 504, "upstream-timeout", "http_response_timeout"),
-        (&reset.url, "Reset", 502, "upstream-unreachable", "connection_terminated"),
-        (&close.url, "Reset", 502, "upstream-unreachable", "connection_terminated"),
-        (&nonsense.url, "Reset", 502, "upstream-unreachable", "connection_terminated"),
+        (
+            &reset.url,
+            "Reset",
+            502,
+            "upstream-unreachable",
+            "connection_terminated",
+        ),
+        (
+            &close.url,
+            "Reset",
+            502,
+            "upstream-unreachable",
+            "connection_terminated",
+        ),
+        (
+            &nonsense.url,
+            "Reset",
+            502,
+            "upstream-unreachable",
+            "connection_terminated",
+        ),
     ] {
         for counts in [true, false] {
             let kinds = ["Timeout", "ConnectionFailure", "Reset"];
@@ -108,7 +138,10 @@ async fn an_answer_that_breaks_off_after_its_headers_was_a_success_and_reaches_t
     let upstream = scripted("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf", Ending::Close).await;
     let proxy = Proxy::start(PATIENT, &upstream.url).await;
     let mut sender = http1(proxy.traffic).await;
-    let response = sender.send_request(request("GET", "/").body(full("")).unwrap()).await.unwrap();
+    let response = sender
+        .send_request(request("GET", "/").body(full("")).unwrap())
+        .await
+        .unwrap();
     assert_eq!(response.status(), 200);
     let whole = soon("the end of the body", response.into_body().collect()).await;
     assert!(whole.is_err(), "a truncated body must not look whole");
@@ -163,7 +196,10 @@ async fn without_a_configuration_everything_passes_and_says_so() {
     })
     .await;
     let seen = send(proxy.traffic, request("GET", "/nobody").body(full("")).unwrap()).await;
-    assert_eq!((seen.status.as_u16(), seen.header("x-circuit-state")), (200, "unconfigured"));
+    assert_eq!(
+        (seen.status.as_u16(), seen.header("x-circuit-state")),
+        (200, "unconfigured")
+    );
     let unconfigured = proxy.metric("tiebar_unconfigured{breaker=\"shop/nobody\"}").await;
     assert!(unconfigured > 0.5);
     let metrics = proxy.metrics().await;

@@ -51,7 +51,9 @@ pub(crate) async fn http1(to: SocketAddr) -> http1::SendRequest<Outgoing> {
 /// An HTTP/2 connection.
 pub(crate) async fn http2(to: SocketAddr) -> http2::SendRequest<Outgoing> {
     let stream = TcpStream::connect(to).await.unwrap();
-    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
     tokio::spawn(connection);
     sender
 }
@@ -75,7 +77,9 @@ pub(crate) async fn collect(response: Response<Incoming>) -> Seen {
 /// Sends a request on a connection of its own.
 pub(crate) async fn send(to: SocketAddr, request: Request<Outgoing>) -> Seen {
     let mut sender = http1(to).await;
-    let response = soon("a response", sender.send_request(request)).await.expect("a response");
+    let response = soon("a response", sender.send_request(request))
+        .await
+        .expect("a response");
     collect(response).await
 }
 

@@ -66,7 +66,9 @@ pub(crate) async fn program(store: &MemoryStore, spec: &str) {
         "apiVersion: tiebar.dev/v1alpha1\nkind: CircuitBreaker\nmetadata: {{name: inventory, namespace: shop}}\nspec:\n  {}\n",
         spec.trim().replace('\n', "\n  ")
     );
-    let document = crds::parse_documents(&text).remove(0).map_err(|error| error.to_string());
+    let document = crds::parse_documents(&text)
+        .remove(0)
+        .map_err(|error| error.to_string());
     let document = document.unwrap();
     let programme = Programme {
         leader: Leader {
@@ -149,7 +151,9 @@ impl Proxy {
     /// One metric's value.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let metrics = self.metrics().await;
-        let line = metrics.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+        let line = metrics
+            .lines()
+            .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
         let line = line.unwrap_or_else(|| panic!("no {name} in:\n{metrics}"));
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
@@ -160,9 +164,19 @@ impl Proxy {
         let count = |outcome: &str| {
             let start = format!("tiebar_calls_total{{breaker=\"{ID}\",outcome=\"{outcome}\"}} ");
             let line = metrics.lines().find_map(|line| line.strip_prefix(&start));
-            line.unwrap_or_else(|| panic!("no {start} in:\n{metrics}")).parse().unwrap()
+            line.unwrap_or_else(|| panic!("no {start} in:\n{metrics}"))
+                .parse()
+                .unwrap()
         };
-        ["success", "failure", "slow_success", "slow_failure", "ignored", "rejected"].map(count)
+        [
+            "success",
+            "failure",
+            "slow_success",
+            "slow_failure",
+            "ignored",
+            "rejected",
+        ]
+        .map(count)
     }
 
     /// Waits until calls by outcome are these.

@@ -38,7 +38,10 @@ impl Child {
             "--log-format",
             "json",
         ];
-        let mut child = command(&[&always[..], more].concat()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command(&[&always[..], more].concat())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut address = async |port: &str| loop {
             let line = soon("the log", lines.next_line()).await.unwrap().expect("a line");

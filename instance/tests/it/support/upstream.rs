@@ -64,7 +64,9 @@ where
     let (answer, seen) = (Arc::new(answer), Arc::clone(&arrived));
     let task = tokio::spawn(async move {
         loop {
-            let Ok((stream, _)) = listener.accept().await else { return };
+            let Ok((stream, _)) = listener.accept().await else {
+                return;
+            };
             let (answer, seen) = (Arc::clone(&answer), Arc::clone(&seen));
             tokio::spawn(async move {
                 let service = service_fn(move |request: Request<Incoming>| {
@@ -115,7 +117,9 @@ pub(crate) async fn scripted(bytes: impl Into<Vec<u8>>, ending: Ending) -> Stub 
     let seen = Arc::clone(&arrived);
     let task = tokio::spawn(async move {
         loop {
-            let Ok((mut stream, _)) = listener.accept().await else { return };
+            let Ok((mut stream, _)) = listener.accept().await else {
+                return;
+            };
             let (bytes, seen) = (Arc::clone(&bytes), Arc::clone(&seen));
             tokio::spawn(async move {
                 if !read_head(&mut stream).await {
