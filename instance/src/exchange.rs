@@ -38,6 +38,8 @@ pub(crate) struct Destination<'a> {
     pub(crate) pool: &'a Arc<Pool>,
     pub(crate) path: PathAndQuery,
     pub(crate) authority: Authority,
+    /// The authority as a header.
+    pub(crate) host: HeaderValue,
     /// Encrypted, which HTTP/2 says in a header.
     pub(crate) https: bool,
     /// The request asks for an upgrade, so its connection is its own.
@@ -199,8 +201,7 @@ fn address(request: &mut Request<Upload>, to: &Destination<'_>, http2: bool) -> 
         request.headers_mut().remove(HOST);
         *request.version_mut() = Version::HTTP_2;
     } else {
-        let host = HeaderValue::from_str(to.authority.as_str()).map_err(|_| Trouble::Unspeakable)?;
-        request.headers_mut().insert(HOST, host);
+        request.headers_mut().insert(HOST, to.host.clone());
         *request.version_mut() = Version::HTTP_11;
     }
     *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Trouble::Unspeakable)?;

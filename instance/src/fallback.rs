@@ -156,7 +156,7 @@ impl Place {
             return Err(wanted());
         }
         Ok(Self {
-            upstream: Upstream { scheme, authority },
+            upstream: Upstream::new(scheme, authority).ok_or_else(wanted)?,
             path: uri.path().trim_end_matches('/').to_owned(),
         })
     }

@@ -1,8 +1,8 @@
 //! Which request goes where, under which breaker.
 
 use crate::target::Target;
-use http::Uri;
 use http::uri::Authority;
+use http::{HeaderValue, Uri};
 use serde::Deserialize;
 use std::fmt;
 use std::path::PathBuf;
@@ -63,6 +63,8 @@ pub(crate) enum Scheme {
 pub(crate) struct Upstream {
     pub(crate) scheme: Scheme,
     pub(crate) authority: Authority,
+    /// The authority as a header.
+    pub(crate) host: HeaderValue,
 }
 
 /// A checked entry.
@@ -119,6 +121,16 @@ impl RouteSpec {
 }
 
 impl Upstream {
+    /// None when the authority is no header, which no authority is.
+    pub(crate) fn new(scheme: Scheme, authority: Authority) -> Option<Self> {
+        let host = HeaderValue::from_str(authority.as_str()).ok()?;
+        Some(Self {
+            scheme,
+            authority,
+            host,
+        })
+    }
+
     fn parse(text: &str) -> Result<Self, RouteError> {
         let wanted = || {
             RouteError(format!(
@@ -141,7 +153,7 @@ impl Upstream {
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(RouteError(format!("upstream: {text:?} has a path; wanted none")));
         }
-        Ok(Self { scheme, authority })
+        Self::new(scheme, authority).ok_or_else(wanted)
     }
 }
 

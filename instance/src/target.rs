@@ -197,6 +197,7 @@ impl Target {
             pool: &substitute.pool,
             path,
             authority: substitute.upstream.authority.clone(),
+            host: substitute.upstream.host.clone(),
             https: substitute.upstream.scheme == Scheme::Https,
             upgrade: false,
             connect_timeout: answers.connect_timeout,
@@ -288,14 +289,16 @@ impl Target {
         } else {
             path
         };
-        let authority = match &origin.host {
-            Some(host) if spec.preserve_host => host,
-            _ => &self.route.upstream.authority,
+        let upstream = &self.route.upstream;
+        let (authority, host) = match &origin.host {
+            Some(host) if spec.preserve_host => (host.clone(), HeaderValue::from_str(host.as_str()).ok()?),
+            _ => (upstream.authority.clone(), upstream.host.clone()),
         };
         Some(Destination {
             pool: &self.pool,
             path,
-            authority: authority.clone(),
+            authority,
+            host,
             https: self.route.upstream.scheme == Scheme::Https,
             upgrade,
             connect_timeout: answers.connect_timeout,
