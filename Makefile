@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench tools
+.PHONY: help run test check bench tools image charts e2e
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,4 +19,14 @@ check: ## formatting, lints, documentation
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 bench: tools ## the benchmarks, as ratios in one run
-	cargo bench --locked -p tiebar
+	cargo bench --locked -p tiebar --bench peers
+
+image: ## the container image, as target/tiebar-image.tar
+	.ci/image
+
+charts: ## generate the charts' tables and CRD, then check the charts
+	.ci/charts fix
+	.ci/charts
+
+e2e: ## the charts on a real one-node cluster of this machine, as root
+	.ci/e2e

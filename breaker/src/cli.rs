@@ -14,6 +14,7 @@ pub struct LogFlags {
     /// How log lines look: `text` for people, `json` for machines
     #[arg(
         long,
+        global = true,
         env = "TIEBAR_LOG_FORMAT",
         value_name = "FORMAT",
         default_value = "text",
@@ -23,6 +24,7 @@ pub struct LogFlags {
     /// The least severe level that is logged: off, error, warn, info, debug or trace
     #[arg(
         long,
+        global = true,
         env = "TIEBAR_LOG_LEVEL",
         value_name = "LEVEL",
         default_value = "info",
@@ -38,11 +40,10 @@ enum LogFormat {
 }
 
 impl LogFlags {
-    /// As [`Self::start`], but warnings only unless another level than the default was asked for: the terminal shows
-    /// something else.
-    pub fn start_quietly(mut self) {
+    /// As [`Self::start`], but at this level unless another than the default was asked for: something else is shown.
+    pub fn start_quietly(mut self, level: LevelFilter) {
         if self.log_level == LevelFilter::INFO {
-            self.log_level = LevelFilter::WARN;
+            self.log_level = level;
         }
         self.start();
     }
@@ -76,7 +77,7 @@ pub fn parse_flags<F: Parser + CommandFactory + FromArgMatches>() -> Result<F, E
         let noise =
             |line: &str| line.is_empty() || line.starts_with("Usage:") || line.starts_with("For more information");
         let told: Vec<&str> = text.lines().map(str::trim).filter(|line| !noise(line)).collect();
-        eprintln!("{}", told.join("; "));
+        eprintln!("{}", told.join("; ").replace(":; ", ": "));
         ExitCode::from(2)
     })
 }
@@ -87,6 +88,29 @@ pub fn parse_flags<F: Parser + CommandFactory + FromArgMatches>() -> Result<F, E
 /// When the text is no duration.
 pub fn duration(text: &str) -> Result<Duration, crate::duration::InvalidDuration> {
     crate::duration::parse(text).map(Duration::from_millis)
+}
+
+/// A timeout of nothing would take every reply for lost, and one of hours would never notice that the store is gone.
+#[cfg(feature = "redis")]
+fn store_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&timeout) {
+        Ok(timeout)
+    } else {
+        Err("wanted 1ms to 1m".to_owned())
+    }
+}
+
+/// What `--version` says: the version, and the commit when the build was told it (`TIEBAR_COMMIT`).
+///
+/// Told rather than asked of git, because an image is built from a context without `.git`.
+#[must_use]
+pub fn version() -> &'static str {
+    static VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| match option_env!("TIEBAR_COMMIT") {
+        None | Some("") => env!("CARGO_PKG_VERSION").to_owned(),
+        Some(commit) => format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
+    });
+    &VERSION
 }
 
 /// Resolves at SIGTERM or Ctrl-C. Listens from the call on, not from the first poll.
@@ -112,6 +136,7 @@ pub struct StoreFlags {
     /// The Redis that keeps the breakers: redis://, rediss:// or redis+unix://
     #[arg(
         long,
+        global = true,
         env = "TIEBAR_REDIS",
         value_name = "URL",
         default_value = "redis://127.0.0.1:6379",
@@ -127,23 +152,31 @@ pub struct StoreFlags {
 #[derive(Debug, Clone, Args)]
 pub struct StoreOptions {
     /// The Redis user; the password comes from --redis-password-file
-    #[arg(long, env = "TIEBAR_REDIS_USERNAME", value_name = "NAME", help_heading = "Store")]
+    #[arg(
+        long,
+        global = true,
+        env = "TIEBAR_REDIS_USERNAME",
+        value_name = "NAME",
+        help_heading = "Store"
+    )]
     redis_username: Option<String>,
     /// A file that holds the Redis password, so that it shows in no process list
     #[arg(
         long,
+        global = true,
         env = "TIEBAR_REDIS_PASSWORD_FILE",
         value_name = "FILE",
         help_heading = "Store"
     )]
     redis_password_file: Option<std::path::PathBuf>,
-    /// How long to wait for a reply, such as 200ms
-    #[arg(long, env = "TIEBAR_STORE_TIMEOUT", value_name = "DURATION", default_value = "200ms", value_parser = duration,
+    /// How long to wait for a reply, such as 200ms; 1ms to 1m
+    #[arg(long, global = true, env = "TIEBAR_STORE_TIMEOUT", value_name = "DURATION", default_value = "200ms", value_parser = store_timeout,
           help_heading = "Store")]
     store_timeout: Duration,
     /// Stands before every key
     #[arg(
         long,
+        global = true,
         env = "TIEBAR_KEY_PREFIX",
         value_name = "TEXT",
         default_value = "cb:",
@@ -153,6 +186,7 @@ pub struct StoreOptions {
     /// How keys are spelled: `plain` (cb:ID:state), `hash-tag` (cb:{ID}:state, for Redis Cluster), `auto`
     #[arg(
         long,
+        global = true,
         env = "TIEBAR_KEY_STYLE",
         value_name = "STYLE",
         default_value = "auto",
@@ -182,17 +216,22 @@ impl StoreFlags {
 
 #[cfg(feature = "redis")]
 impl StoreOptions {
+    /// What stands before every key.
+    #[must_use]
+    pub fn key_prefix(&self) -> &str {
+        &self.key_prefix
+    }
+
     /// The store at an address; it connects at first use.
     ///
     /// # Errors
     /// One line that names the flag and what would be right.
     pub fn open(&self, url: &str) -> Result<crate::redis::RedisStore, String> {
         use crate::redis::{KeyStyle, RedisSettings, RedisStore};
+        const WANTED: &str = "redis://HOST:PORT, rediss://HOST:PORT or redis+unix:///PATH";
         const SCHEMES: [&str; 4] = ["redis://", "rediss://", "redis+unix://", "unix://"];
         if !SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
-            return Err(format!(
-                "--redis {url:?}: wanted redis://HOST:PORT, rediss://HOST:PORT or redis+unix:///PATH"
-            ));
+            return Err(format!("--redis {:?}: wanted {WANTED}", without_password(url)));
         }
         let password = match &self.redis_password_file {
             None => None,
@@ -215,6 +254,19 @@ impl StoreOptions {
             username: self.redis_username.clone(),
             password,
         })
-        .map_err(|error| format!("--redis {url:?}: {error}"))
+        .map_err(|error| format!("--redis {:?}: {error}; wanted {WANTED}", without_password(url)))
+    }
+}
+
+/// A Redis address as it may be shown: a password in it is nobody's business.
+#[must_use]
+pub fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    // The last one: a password may hold an @ that nobody escaped.
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://…@{host}"),
+        None => url.to_owned(),
     }
 }

@@ -52,6 +52,14 @@ impl fmt::Display for ServiceId {
     }
 }
 
+impl std::str::FromStr for ServiceId {
+    type Err = InvalidServiceId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text)
+    }
+}
+
 fn is_name(part: &str) -> bool {
     let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = part.as_bytes();

@@ -7,6 +7,8 @@ pub mod cli;
 pub mod duration;
 pub mod guard;
 pub mod id;
+#[cfg(feature = "tower")]
+pub mod layer;
 pub mod machine;
 pub mod memory;
 pub mod policy;

@@ -5,7 +5,7 @@ use crate::machine::{self, Effects, Row};
 use crate::policy::Policy;
 use crate::store::{
     Announcement, Beat, Event, Exchange, Leader, Programme, Programmed, Reply, Snapshot, Store, StoreError,
-    StoreResult, StoredConfig, Written,
+    StoreResult, StoredConfig, Survey, Written,
 };
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -123,6 +123,38 @@ impl MemoryStore {
     }
 }
 
+impl Shelf {
+    fn config(&self, id: &ServiceId) -> Option<StoredConfig> {
+        let row = self.rows.get(id)?.config.clone()?;
+        Some(StoredConfig {
+            programmed: row.config.map(|config| Programmed { config, spec: row.spec }),
+            leader: row.leader,
+            owner_seen_at: row.seen_at,
+            last_reset: row.last_reset,
+            floor: row.floor,
+        })
+    }
+
+    fn snapshot(&self, id: &ServiceId, now: u64) -> Option<Snapshot> {
+        let row = self.rows.get(id)?;
+        let config = row.config.as_ref().and_then(|stored| stored.config.as_ref());
+        let policy = config.map_or_else(Policy::default, |config| config.policy.clone());
+        let forced_until = config
+            .and_then(|config| config.forced)
+            .map_or(0, |forced| forced.expires_at);
+        let revision = config.map_or(0, |config| config.revision);
+        Some(row.data.as_ref()?.snapshot(&policy, forced_until, revision, now))
+    }
+
+    fn live_beats(&self, id: &ServiceId, now: u64) -> Vec<Beat> {
+        let beats = self.beats.get(id).into_iter().flat_map(|beats| beats.values());
+        beats
+            .filter(|beat| now.saturating_sub(beat.seen_at) < FORGET_MS)
+            .cloned()
+            .collect()
+    }
+}
+
 impl Store for MemoryStore {
     fn exchange<'a>(&'a self, id: &'a ServiceId, request: &'a Exchange) -> BoxFuture<'a, StoreResult<Reply>> {
         self.operate(move |store| {
@@ -189,34 +221,11 @@ impl Store for MemoryStore {
     }
 
     fn config<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Option<StoredConfig>>> {
-        self.operate(move |store| {
-            let row = store.shelf().rows.get(id)?.config.clone()?;
-            Some(StoredConfig {
-                programmed: row.config.map(|config| Programmed { config, spec: row.spec }),
-                leader: row.leader,
-                owner_seen_at: row.seen_at,
-                last_reset: row.last_reset,
-                floor: row.floor,
-            })
-        })
+        self.operate(move |store| store.shelf().config(id))
     }
 
     fn snapshot<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Option<Snapshot>>> {
-        self.operate(move |store| {
-            let shelf = store.shelf();
-            let row = shelf.rows.get(id)?;
-            let config = row.config.as_ref().and_then(|stored| stored.config.as_ref());
-            let policy = config.map_or_else(Policy::default, |config| config.policy.clone());
-            let forced_until = config
-                .and_then(|config| config.forced)
-                .map_or(0, |forced| forced.expires_at);
-            let revision = config.map_or(0, |config| config.revision);
-            Some(
-                row.data
-                    .as_ref()?
-                    .snapshot(&policy, forced_until, revision, (store.clock)()),
-            )
-        })
+        self.operate(move |store| store.shelf().snapshot(id, (store.clock)()))
     }
 
     fn events<'a>(&'a self, id: &'a ServiceId, count: usize) -> BoxFuture<'a, StoreResult<Vec<Event>>> {
@@ -259,13 +268,21 @@ impl Store for MemoryStore {
     }
 
     fn instances<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Vec<Beat>>> {
+        self.operate(move |store| store.shelf().live_beats(id, (store.clock)()))
+    }
+
+    fn survey<'a>(&'a self, ids: &'a [ServiceId]) -> BoxFuture<'a, StoreResult<Vec<StoreResult<Survey>>>> {
         self.operate(move |store| {
             let now = (store.clock)();
             let shelf = store.shelf();
-            let beats = shelf.beats.get(id).into_iter().flat_map(|beats| beats.values());
-            beats
-                .filter(|beat| now.saturating_sub(beat.seen_at) < FORGET_MS)
-                .cloned()
+            ids.iter()
+                .map(|id| {
+                    Ok(Survey {
+                        config: shelf.config(id),
+                        snapshot: shelf.snapshot(id, now),
+                        beats: shelf.live_beats(id, now),
+                    })
+                })
                 .collect()
         })
     }

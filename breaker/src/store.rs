@@ -376,6 +376,20 @@ pub struct Snapshot {
     pub leases: u64,
     /// Finished probes of the round.
     pub finished: u64,
+    /// Failed probes of the round.
+    pub failed: u64,
+    /// Probes of the round, as configured when it began; 0 outside half-open.
+    pub permitted: u64,
+    /// Unix milliseconds at which the round is judged at the latest; 0 before its first grant.
+    pub round_until: u64,
+    /// Failures in a row.
+    pub run: u64,
+    /// Unix milliseconds of the last failure; 0: none.
+    pub last_failure: u64,
+    /// The window's causes of failure with their counts, most first, at most five.
+    pub causes: Vec<(String, u64)>,
+    /// A time window's parts that hold something, oldest first; none of a count window.
+    pub buckets: Vec<Bucket>,
     /// The evidence of the last trip, as JSON; empty before the first.
     pub last_trip: String,
     /// Observe: trips of the shadow machine.
@@ -388,6 +402,30 @@ pub struct Snapshot {
     pub instances: Vec<InstanceShare>,
     /// Unix milliseconds by the store's clock at the reading.
     pub now: u64,
+}
+
+/// One tenth of a time window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bucket {
+    /// Its number, counted from the epoch.
+    pub number: u64,
+    /// Calls.
+    pub calls: u64,
+    /// Failing ones.
+    pub failing: u64,
+    /// Slow ones.
+    pub slow: u64,
+}
+
+/// Everything stored about one breaker but its events, read at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// As [`Store::config`].
+    pub config: Option<StoredConfig>,
+    /// As [`Store::snapshot`].
+    pub snapshot: Option<Snapshot>,
+    /// As [`Store::instances`].
+    pub beats: Vec<Beat>,
 }
 
 /// One instance's part of the window.
@@ -472,6 +510,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// The heartbeats of a breaker, by instance name.
     fn instances<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Vec<Beat>>>;
+
+    /// Many breakers at once, in the order of `ids`; what is damaged is an error of its own. For those who watch all of
+    /// them: a question each would be a round trip each.
+    fn survey<'a>(&'a self, ids: &'a [ServiceId]) -> BoxFuture<'a, StoreResult<Vec<StoreResult<Survey>>>>;
 
     /// The ids in use.
     fn ids(&self) -> BoxFuture<'_, StoreResult<Vec<ServiceId>>>;

@@ -67,6 +67,16 @@ const MUTANTS: &[(&str, &str, &str)] = &[
         "86400000",
     ),
     (
+        "a leap of the clock forgets batches",
+        "local settled = c.lp == 0 or c.clk - c.lp >= FORGET",
+        "local settled = true",
+    ),
+    (
+        "a revision below the one last judged by",
+        "before + 1, judged + 1, now",
+        "before + 1, now",
+    ),
+    (
         "unknown becomes closed",
         "if not seed(memory, ARGV[10] == '1') then",
         "if not seed(memory, true) then",

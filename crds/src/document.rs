@@ -11,12 +11,12 @@ use tiebar::id::ServiceId;
 const API_VERSION: &str = "tiebar.dev/v1alpha1";
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 struct Raw {
     api_version: String,
     kind: String,
     metadata: Metadata,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     spec: CircuitBreakerSpec,
     /// What `kubectl get -o yaml` adds; of no meaning here.
     #[serde(default, rename = "status")]
@@ -63,6 +63,31 @@ impl fmt::Display for DocumentError {
     }
 }
 
+impl Document {
+    /// From a resource that was read elsewhere, with a spec whose fields are known.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn new(
+        namespace: Option<String>,
+        name: String,
+        annotations: BTreeMap<String, String>,
+        spec: CircuitBreakerSpec,
+    ) -> Result<Self, Vec<String>> {
+        check(Raw {
+            api_version: API_VERSION.to_owned(),
+            kind: "CircuitBreaker".to_owned(),
+            metadata: Metadata {
+                name,
+                namespace,
+                annotations,
+            },
+            spec,
+            _status: None,
+        })
+    }
+}
+
 /// Reads all documents of a text; JSON is YAML. Empty documents are skipped.
 #[must_use]
 pub fn parse_documents(text: &str) -> Vec<Result<Document, DocumentError>> {
@@ -88,16 +113,69 @@ pub fn parse_documents(text: &str) -> Vec<Result<Document, DocumentError>> {
             .and_then(|m| m.get("name"))
             .and_then(|n| n.as_str())
             .map(str::to_owned);
-        documents.push(match serde_yaml::from_value::<Raw>(value) {
-            Err(problem) => Err(error(name, vec![problem.to_string()])),
-            Ok(raw) => check(raw).map_err(|problems| error(name, problems)),
-        });
+        documents.push(read(value).and_then(check).map_err(|problems| error(name, problems)));
     }
     documents
 }
 
-fn check(raw: Raw) -> Result<Document, Vec<String>> {
+/// As strict as the API server: a misspelt field is a mistake, not a wish to be ignored.
+fn read(value: serde_yaml::Value) -> Result<Raw, Vec<String>> {
+    let mut unknown = Vec::new();
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
+    let raw = serde_ignored::deserialize(tracked, |path| {
+        // Optional levels show as `?`.
+        let path = path.to_string().replace(".?", "");
+        if !path.starts_with("metadata.") {
+            unknown.push(format!("{path}: unknown field"));
+        }
+    });
+    match raw {
+        Ok(raw) if unknown.is_empty() => Ok(raw),
+        Ok(_) => Err(unknown),
+        Err(problem) => {
+            let path = track.path().to_string();
+            let place = if path == "." {
+                String::new()
+            } else {
+                format!("{path}: ")
+            };
+            unknown.push(format!("{place}{problem}"));
+            Err(unknown)
+        }
+    }
+}
+
+/// `spec: null` is what `spec:` with nothing behind it reads as.
+fn null_is_absent<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<CircuitBreakerSpec, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Names as the API server wants them, in files too: what works here must work in a cluster.
+fn check_names(metadata: &Metadata) -> Vec<String> {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let is_part =
+        |part: &str| !part.is_empty() && part.chars().all(inner) && !part.starts_with('-') && !part.ends_with('-');
     let mut problems = Vec::new();
+    let name = &metadata.name;
+    if name.len() > 253 || !name.split('.').all(is_part) {
+        problems.push(format!(
+            "metadata.name: {name:?} is no name; wanted a-z, 0-9, '-' and '.', each part beginning and ending with a \
+             letter or digit, at most 253 long"
+        ));
+    }
+    let wrong = |namespace: &&String| namespace.len() > 63 || !is_part(namespace);
+    if let Some(namespace) = metadata.namespace.as_ref().filter(wrong) {
+        problems.push(format!(
+            "metadata.namespace: {namespace:?} is no namespace; wanted a-z, 0-9 and '-', beginning and ending with a \
+             letter or digit, at most 63 long"
+        ));
+    }
+    problems
+}
+
+fn check(raw: Raw) -> Result<Document, Vec<String>> {
+    let mut problems = check_names(&raw.metadata);
     if raw.api_version != API_VERSION || raw.kind != "CircuitBreaker" {
         let found = format!("{} {}", raw.api_version, raw.kind);
         problems.push(format!(
@@ -115,9 +193,6 @@ fn check(raw: Raw) -> Result<Document, Vec<String>> {
         .as_ref()
         .map_or_else(|| name.clone(), |namespace| format!("{namespace}/{name}"));
     let id = ServiceId::parse(&full);
-    if let Err(error) = &id {
-        problems.push(format!("spec.serviceName: {error}"));
-    }
     let resolved = resolve(&raw.spec);
     if let Err(found) = &resolved {
         problems.extend(found.iter().map(Problem::to_string));
@@ -129,6 +204,7 @@ fn check(raw: Raw) -> Result<Document, Vec<String>> {
             resolved,
             annotations: raw.metadata.annotations,
         }),
+        (Err(error), _) if problems.is_empty() => Err(vec![error.to_string()]),
         _ => Err(problems),
     }
 }
@@ -152,7 +228,7 @@ mod tests {
             messages[0].starts_with("document 2 (a): spec.open.duration:"),
             "{messages:?}"
         );
-        assert!(messages[1].contains("unknown field `oops`"), "{messages:?}");
+        assert!(messages[1].contains("spec.oops: unknown field"), "{messages:?}");
     }
 
     #[test]
@@ -163,7 +239,7 @@ mod tests {
                 .as_ref()
                 .unwrap_err()
                 .to_string()
-                .contains("is not a service id")
+                .contains("metadata.name: \"a:b\" is no name")
         );
     }
 }

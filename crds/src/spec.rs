@@ -1,254 +1,311 @@
-//! The fields of `spec`, as written. Defaults are filled in by [`crate::resolve`], so that "absent" stays visible here:
-//! a default must never make a field that somebody wrote invalid.
+//! The fields of `spec`, as written, and their documentation: `kubectl explain`, the reference and rustdoc are all made
+//! from the comments here; the bounds in [`crate::bounds`] add range and default.
+//!
+//! Defaults are filled in by [`crate::resolve`], so that "absent" stays visible here. They are not in the schema (but
+//! `mode`'s, which a column and a selector read): the API server writes such a default into the stored object, where it
+//! outlives the field it belonged to, and then makes a field that somebody wrote invalid. Unknown fields are ignored
+//! here, so that an older program reads what a newer one wrote; documents are checked for them in `document`.
 
+use crate::bounds;
 use serde::{Deserialize, Serialize};
 
 macro_rules! object {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $field:ident: $type:ty,)+ }) => {
+    ($(#[$meta:meta])* $name:ident {
+        $($(#[$doc:meta])* $field:ident: $type:ty $(= $bound:ident)?,)+
+    }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        #[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
+        #[cfg_attr(feature = "kubernetes", schemars(transform = crate::schema::object::<$name>))]
+        #[serde(rename_all = "camelCase")]
         pub struct $name {
-            $($(#[$doc])* #[serde(default, skip_serializing_if = "Option::is_none")] pub $field: Option<$type>,)+
+            $(
+                $(#[$doc])*
+                $(#[cfg_attr(feature = "kubernetes", schemars(transform = |schema: &mut schemars::Schema| bounds::$bound.write(schema)))])?
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+                pub $field: Option<$type>,
+            )+
         }
     };
 }
 
 macro_rules! names {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident,)+ }) => {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])* $variant:ident,)+ }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum $name { $($(#[$doc])* $variant,)+ }
+        pub enum $name { $($(#[doc = $doc])* $variant,)+ }
+
+        #[cfg(feature = "kubernetes")]
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> { stringify!($name).into() }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                crate::schema::names(&[$((stringify!($variant), &[$($doc,)*]),)+])
+            }
+        }
     };
 }
 
 object! {
-    /// `spec`.
+    /// One circuit breaker, shared by every replica of every caller of a service. {} is valid.
+    #[cfg_attr(feature = "kubernetes", derive(kube::CustomResource))]
+    #[cfg_attr(feature = "kubernetes", kube(
+        group = "tiebar.dev", version = "v1alpha1", kind = "CircuitBreaker", namespaced,
+        doc = "One circuit breaker, shared by every replica of every caller of a service.\n\nFor the schema use [`crate::crd`], which completes what the derive makes.",
+        shortname = "cb", category = "resilience", status = "crate::status::CircuitBreakerStatus", derive = "PartialEq",
+        selectable = ".spec.mode", selectable = ".status.state",
+    ))]
     CircuitBreakerSpec {
-        /// A logical name; default: metadata.name.
-        service_name: String,
-        /// Default Enforce.
+        /// Name of the protected service. With the namespace it makes the service id that callers use: namespace/name. A
+        /// logical name, no Service object need exist. Cannot be changed, added or removed later. Of a-z, 0-9, '-', '.'
+        /// and '_', at most 253 characters; default: metadata.name.
+        service_name: String = SERVICE_NAME,
+        /// What the breaker does with its judgement. Default Enforce.
         mode: Mode,
-        /// When to trip. Absent: at 50 % failures.
+        /// When the circuit opens: when any one of its conditions holds. Default: failureRateThreshold 50; when given, it
+        /// must name at least one condition.
         trip: Trip,
-        /// How long open lasts.
+        /// How long an open circuit rejects before it lets probes through.
         open: Open,
-        /// The probes.
+        /// The probes that decide whether an open circuit closes.
         half_open: HalfOpen,
-        /// The ramp after a passed verdict.
+        /// How fast traffic returns after the circuit closed. Default: at once.
         recovery: Recovery,
-        /// Timeouts of calls.
+        /// Timeouts of the guarded calls.
         call: Call,
-        /// What counts as a failure.
+        /// What counts as a failure. A list that is given replaces its default; an empty one means none.
         failure_conditions: Conditions,
         /// What a rejected caller gets.
         rejection: Rejection,
-        /// What a rejected caller gets instead.
+        /// What a rejected caller gets instead of the rejection.
         fallback: Fallback,
-        /// Default LocalOnly.
+        /// What an instance does while it cannot reach the store. Default LocalOnly.
         store_failure_policy: StorePolicy,
-        /// A state set by hand.
+        /// A state set by hand. Removing it is the same as its lapse: forced open goes on to probes, forced closed to
+        /// closed with an empty window.
         r#override: OverrideSpec,
     }
 }
 names! {
     /// What a breaker does with its judgement.
     Mode {
-        /// Reject.
+        /// an open circuit rejects.
         Enforce,
-        /// Only report.
+        /// every call is admitted; status.shadow reports what would have happened.
         Observe,
-        /// Do nothing.
+        /// every call is admitted and nothing is counted.
         Disabled,
     }
 }
 object! {
     /// `spec.trip`.
     Trip {
-        /// Failures in a row, 1–1000.
-        consecutive_failures: i64,
-        /// Percent, 1–100.
-        failure_rate_threshold: i64,
-        /// Percent, 1–100.
-        slow_call_rate_threshold: i64,
-        /// From when on a call is slow, 1ms–1h.
-        slow_call_duration_threshold: String,
-        /// 1–100000, default 20.
-        minimum_number_of_calls: i64,
-        /// 1–100, default 2.
-        minimum_instances: i64,
-        /// Default 30 s.
+        /// Failures in a row, counted over all instances, that open the circuit.
+        consecutive_failures: i64 = CONSECUTIVE_FAILURES,
+        /// Share of failed calls in the window that opens the circuit.
+        failure_rate_threshold: i64 = FAILURE_RATE_THRESHOLD,
+        /// Share of slow calls in the window that opens the circuit. Needs slowCallDurationThreshold.
+        slow_call_rate_threshold: i64 = SLOW_CALL_RATE_THRESHOLD,
+        /// A call is slow when its response headers take at least this long. Needs slowCallRateThreshold.
+        slow_call_duration_threshold: String = SLOW_CALL_DURATION_THRESHOLD,
+        /// Calls that must be in the window before a rate is judged; at most the size of a CountBased window is used.
+        minimum_number_of_calls: i64 = MINIMUM_NUMBER_OF_CALLS,
+        /// Instances that must agree: the rule must hold even without the outcomes of this many less one, the worst; one
+        /// sick instance then opens for itself only. Capped by the instances with calls in the window. With 1 any
+        /// instance's trouble opens the circuit for all.
+        minimum_instances: i64 = MINIMUM_INSTANCES,
+        /// The calls that a rate is taken over. Changing it empties the window. Default: the last 30s.
         sliding_window: SlidingWindow,
     }
 }
 object! {
     /// `spec.trip.slidingWindow`.
     SlidingWindow {
-        /// Default TimeBased.
+        /// The kind of window. Default: CountBased when size is given, else TimeBased.
         r#type: WindowType,
-        /// TimeBased: 1s–1h.
-        duration: String,
-        /// CountBased: 2–1000.
-        size: i64,
+        /// With TimeBased: the age at which a call is forgotten.
+        duration: String = WINDOW_DURATION,
+        /// With CountBased, and required there: the number of latest calls.
+        size: i64 = WINDOW_SIZE,
     }
 }
 names! {
     /// The kind of window.
     WindowType {
-        /// The last so many seconds.
+        /// the calls of the last duration.
         TimeBased,
-        /// The last so many calls.
+        /// the last size calls.
         CountBased,
     }
 }
 object! {
     /// `spec.open`.
     Open {
-        /// 100ms–24h, default 30s.
-        duration: String,
-        /// Default None.
+        /// How long the circuit stays open in the first round. At most maxDuration is used when this is absent.
+        duration: String = OPEN_DURATION,
+        /// How the duration grows from round to round while probes fail. Default None.
         backoff: Backoff,
-        /// With Exponential: the longest, up to 24h.
-        max_duration: String,
-        /// 0–100, default 0.
-        jitter_percent: i64,
+        /// The longest duration that backoff may reach, not below duration. Required with Exponential, of no effect
+        /// without.
+        max_duration: String = OPEN_MAX_DURATION,
+        /// Random part added to the duration, drawn once a round for all instances.
+        jitter_percent: i64 = JITTER_PERCENT,
     }
 }
 names! {
     /// How open durations grow.
     Backoff {
-        /// Not.
+        /// not at all.
         None,
-        /// Twice as long each round.
+        /// it doubles each round, up to maxDuration.
         Exponential,
     }
 }
 object! {
     /// `spec.halfOpen`.
     HalfOpen {
-        /// 1–1000, default 5.
-        permitted_calls: i64,
-        /// 1s–1h, default 30s.
-        max_duration: String,
+        /// Probes a round, over all instances together; all must be over for the circuit to close. It opens again once
+        /// the thresholds of trip are met among them.
+        permitted_calls: i64 = PERMITTED_CALLS,
+        /// The longest round, from the first probe on; then those that are over decide.
+        max_duration: String = HALF_OPEN_MAX_DURATION,
     }
 }
 object! {
     /// `spec.recovery`.
     Recovery {
-        /// 0s–1h, default 0s.
-        ramp_duration: String,
-        /// 0–100, default 10.
-        initial_percent: i64,
+        /// After the circuit closed, the admitted share of calls grows for this long, linearly, to all of them.
+        ramp_duration: String = RAMP_DURATION,
+        /// The share admitted when the ramp begins.
+        initial_percent: i64 = INITIAL_PERCENT,
     }
 }
 object! {
     /// `spec.call`.
     Call {
-        /// To the response headers, 10ms–1h; default unset.
-        timeout: String,
-        /// 1ms–1h, default 1s.
-        connect_timeout: String,
+        /// Longest time from the request to the response headers; a longer call fails with Timeout. Streams and upgrades
+        /// are not cut.
+        timeout: String = CALL_TIMEOUT,
+        /// Longest time to connect; a longer one fails with ConnectionFailure.
+        connect_timeout: String = CONNECT_TIMEOUT,
     }
 }
 object! {
     /// `spec.failureConditions`.
     Conditions {
-        /// `503` or `500-599`; default 500-599.
-        http_status_codes: Vec<String>,
-        /// Names of gRPC codes.
-        grpc_status_codes: Vec<String>,
-        /// Default all.
-        error_kinds: Vec<ErrorKind>,
-        /// Neither success nor failure.
-        ignored_http_status_codes: Vec<String>,
+        /// HTTP status codes that are failures: "503" or a range "500-599". At most 16; default ["500-599"].
+        http_status_codes: Vec<String> = HTTP_STATUS_CODES,
+        /// gRPC status codes that are failures, by name, for application/grpc responses, from headers or trailers. At
+        /// most 16; default [UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS].
+        grpc_status_codes: Vec<String> = GRPC_STATUS_CODES,
+        /// Errors below HTTP that are failures. Timeout: no response headers in time; ConnectionFailure: no connection;
+        /// Reset: the connection broke. At most 16; default [Timeout, ConnectionFailure, Reset].
+        error_kinds: Vec<ErrorKind> = ERROR_KINDS,
+        /// HTTP status codes that are neither success nor failure, written like httpStatusCodes and stronger than them.
+        /// At most 16; default none.
+        ignored_http_status_codes: Vec<String> = IGNORED_HTTP_STATUS_CODES,
     }
 }
 names! {
     /// What may go wrong below HTTP.
     ErrorKind {
-        /// No response headers in time.
+        /// no response headers in time.
         Timeout,
-        /// No connection.
+        /// no connection.
         ConnectionFailure,
-        /// The connection broke.
+        /// the connection broke.
         Reset,
     }
 }
 object! {
     /// `spec.rejection`.
     Rejection {
-        /// 400–599, default 503.
-        http_status_code: i64,
+        /// HTTP status of a rejection.
+        http_status_code: i64 = REJECTION_STATUS,
     }
 }
 object! {
     /// `spec.fallback`.
     Fallback {
-        /// Default None.
+        /// What answers instead of a rejection. Default: as static or service is given, else None.
         r#type: FallbackType,
-        /// With Static.
+        /// The answer, with Static.
         r#static: Static,
-        /// With Service.
+        /// The service to ask, with Service.
         service: Service,
     }
 }
 names! {
     /// What answers instead of a rejection.
     FallbackType {
-        /// The rejection.
+        /// nothing does, the caller gets the rejection.
         None,
-        /// A fixed answer.
+        /// a fixed answer.
         Static,
-        /// Another service.
+        /// another service.
         Service,
+    }
+}
+impl Fallback {
+    /// The kind, also when the other fields say it.
+    #[must_use]
+    pub fn kind(&self) -> FallbackType {
+        match (self.r#type, &self.r#static, &self.service) {
+            (Some(kind), ..) => kind,
+            (None, Some(_), _) => FallbackType::Static,
+            (None, None, Some(_)) => FallbackType::Service,
+            (None, None, None) => FallbackType::None,
+        }
     }
 }
 object! {
     /// A fixed answer.
     Static {
-        /// 200–599, default 200.
-        http_status_code: i64,
-        /// Default text/plain.
-        content_type: String,
-        /// At most 64 KiB.
-        body: String,
+        /// HTTP status of the answer.
+        http_status_code: i64 = STATIC_STATUS,
+        /// Media type of the body, at most 256 characters; default text/plain; charset=utf-8.
+        content_type: String = CONTENT_TYPE,
+        /// The body, at most 65536 characters; default empty.
+        body: String = BODY,
     }
 }
 object! {
     /// Another service.
     Service {
-        /// http:// or https://.
-        url: String,
+        /// Where the request goes instead: http:// or https://, without credentials, at most 2048 characters, and within
+        /// a prefix that the instance allows (--allow-fallback).
+        url: String = URL,
     }
 }
 names! {
     /// What an instance does without the store.
     StorePolicy {
-        /// Go on alone.
+        /// each instance goes on alone, from the last shared state and by the same rules.
         LocalOnly,
-        /// Admit.
+        /// calls are admitted, once a remembered open or forced state is over.
         Allow,
-        /// Reject.
+        /// calls are rejected.
         Deny,
     }
 }
 object! {
     /// `spec.override`.
     OverrideSpec {
-        /// Required.
+        /// The state that holds, whatever the calls say.
         state: ForcedState,
-        /// Required.
-        reason: String,
-        /// RFC 3339; absent: until removed.
-        expire_time: String,
+        /// Why, for whoever sees it: a ticket, a name. At most 256 characters.
+        reason: String = REASON,
+        /// When it lapses by itself, RFC 3339, between the years 2000 and 2100; judged by the store's clock, so also
+        /// while the operator is down. Default: not before it is removed.
+        expire_time: String = EXPIRE_TIME,
     }
 }
 names! {
     /// A state set by hand.
     ForcedState {
-        /// Reject everything.
+        /// every call is rejected.
         ForcedOpen,
-        /// Admit everything.
+        /// every call is admitted.
         ForcedClosed,
     }
 }

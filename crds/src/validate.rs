@@ -1,7 +1,10 @@
-//! What is valid, and the rules made from it. Every bound of the resource stands here once.
+//! What is valid, and the rules made from it: a spec is checked by `bounds` and `constraints`, as the API server does, and
+//! resolved into a policy.
 
+use crate::bounds::{self, Number, Span, Text, Texts};
+use crate::constraints::Ruled;
 use crate::rules::FailureConditions;
-use crate::spec::{Backoff, CircuitBreakerSpec, FallbackType, ForcedState, Mode, StorePolicy, Trip, WindowType};
+use crate::spec::{Backoff, CircuitBreakerSpec, ForcedState, Mode, StorePolicy, Trip, WindowType};
 use std::fmt;
 use tiebar::policy::{self, Override, Policy, StoreFailurePolicy, Window};
 
@@ -48,36 +51,65 @@ impl Check {
         });
     }
 
-    fn number(&mut self, field: &str, value: Option<i64>, default: u64, low: i64, high: i64) -> u64 {
-        match value {
-            None => default,
-            Some(value) if (low..=high).contains(&value) => value.unsigned_abs(),
-            Some(value) => {
-                self.problem(field, format!("{value} is out of range; wanted {low} to {high}"));
-                default
-            }
+    /// The result, or the default with a problem noted.
+    fn take<T: Default>(&mut self, field: &str, result: Result<T, String>) -> T {
+        result.unwrap_or_else(|message| {
+            self.problem(field, message);
+            T::default()
+        })
+    }
+
+    fn number(&mut self, field: &str, value: Option<i64>, bound: &Number) -> u64 {
+        let default = bound.default.unwrap_or(0);
+        value.map_or(default, |value| self.take(field, bound.check(value)))
+    }
+
+    fn duration(&mut self, field: &str, value: Option<&String>, bound: &Span) -> u64 {
+        let default = bound.default.unwrap_or(0);
+        value.map_or(default, |text| self.take(field, bound.check(text)))
+    }
+
+    fn text(&mut self, field: &str, value: Option<&String>, bound: &Text) {
+        if let Some(text) = value {
+            self.take(field, bound.check(text));
         }
     }
 
-    fn duration(&mut self, field: &str, value: Option<&String>, default: u64, low: u64, high: u64) -> u64 {
-        let Some(text) = value else { return default };
-        match tiebar::duration::parse(text) {
-            Ok(ms) if (low..=high).contains(&ms) => ms,
-            Ok(_) => {
-                let (low, high) = (tiebar::duration::format(low), tiebar::duration::format(high));
-                self.problem(field, format!("{text:?} is out of range; wanted {low} to {high}"));
-                default
+    fn length<T>(&mut self, field: &str, list: &[T], most: usize) {
+        if list.len() > most {
+            self.problem(field, format!("has {} items; wanted at most {most}", list.len()));
+        }
+    }
+
+    fn texts(&mut self, field: &str, list: Option<&Vec<String>>, bound: &Texts) {
+        let list = list.map_or(&[][..], Vec::as_slice);
+        self.length(field, list, bound.most);
+        for (index, text) in list.iter().enumerate() {
+            self.text(&format!("{field}[{index}]"), Some(text), &bound.each);
+        }
+    }
+
+    /// What must be there and what must hold between the fields.
+    fn object<T: Ruled>(&mut self, path: &str, object: &T) {
+        let child = |field: &str| {
+            if field.is_empty() {
+                path.to_owned()
+            } else {
+                format!("{path}.{field}")
             }
-            Err(error) => {
-                self.problem(field, error.to_string());
-                default
+        };
+        for (field, there) in T::REQUIRED {
+            if !there(object) {
+                self.problem(&child(field), "is required".to_owned());
+            }
+        }
+        for rule in T::RULES {
+            if !(rule.holds)(object) {
+                self.problem(&child(rule.field), rule.message.to_owned());
             }
         }
     }
 }
-
-const HOUR: u64 = 3_600_000;
-const DAY: u64 = 24 * HOUR;
 
 /// Checks a spec and makes the rules.
 ///
@@ -85,6 +117,7 @@ const DAY: u64 = 24 * HOUR;
 /// Everything that is wrong with it.
 pub fn resolve(spec: &CircuitBreakerSpec) -> Result<Resolved, Vec<Problem>> {
     let mut check = Check::default();
+    check.text("serviceName", spec.service_name.as_ref(), &bounds::SERVICE_NAME);
     let mut policy = Policy {
         mode: match spec.mode {
             None | Some(Mode::Enforce) => policy::Mode::Enforce,
@@ -101,65 +134,56 @@ pub fn resolve(spec: &CircuitBreakerSpec) -> Result<Resolved, Vec<Problem>> {
     if let Some(trip) = &spec.trip {
         trip_rules(&mut check, trip, &mut policy);
     }
-    let open = spec.open.clone().unwrap_or_default();
-    policy.open_ms = check.duration("open.duration", open.duration.as_ref(), 30_000, 100, DAY);
-    policy.jitter_percent = check.number("open.jitterPercent", open.jitter_percent, 0, 0, 100);
-    if open.backoff == Some(Backoff::Exponential) {
-        if open.max_duration.is_none() {
-            check.problem(
-                "open.maxDuration",
-                "backoff Exponential needs a maxDuration, like 5m".to_owned(),
-            );
-        }
-        policy.open_max_ms = check.duration("open.maxDuration", open.max_duration.as_ref(), DAY, policy.open_ms, DAY);
-    } else if open.max_duration.is_some() {
-        check.problem(
-            "open.maxDuration",
-            "has no effect without backoff: Exponential".to_owned(),
-        );
-    }
+    open_rules(&mut check, spec, &mut policy);
     let half_open = spec.half_open.clone().unwrap_or_default();
-    policy.permitted_calls = check.number("halfOpen.permittedCalls", half_open.permitted_calls, 5, 1, 1_000);
-    policy.half_open_ms = check.duration(
-        "halfOpen.maxDuration",
-        half_open.max_duration.as_ref(),
-        30_000,
-        1_000,
-        HOUR,
+    policy.permitted_calls = check.number(
+        "halfOpen.permittedCalls",
+        half_open.permitted_calls,
+        &bounds::PERMITTED_CALLS,
     );
+    let longest = half_open.max_duration.as_ref();
+    policy.half_open_ms = check.duration("halfOpen.maxDuration", longest, &bounds::HALF_OPEN_MAX_DURATION);
     let recovery = spec.recovery.clone().unwrap_or_default();
-    policy.ramp_ms = check.duration("recovery.rampDuration", recovery.ramp_duration.as_ref(), 0, 0, HOUR);
-    policy.ramp_initial_percent = check.number("recovery.initialPercent", recovery.initial_percent, 10, 0, 100);
+    policy.ramp_ms = check.duration(
+        "recovery.rampDuration",
+        recovery.ramp_duration.as_ref(),
+        &bounds::RAMP_DURATION,
+    );
+    policy.ramp_initial_percent = check.number(
+        "recovery.initialPercent",
+        recovery.initial_percent,
+        &bounds::INITIAL_PERCENT,
+    );
     let call = spec.call.clone().unwrap_or_default();
-    policy.call_timeout_ms = check.duration("call.timeout", call.timeout.as_ref(), 0, 10, HOUR);
-    policy.connect_timeout_ms = check.duration("call.connectTimeout", call.connect_timeout.as_ref(), 1_000, 1, HOUR);
-    let conditions =
-        FailureConditions::new(&spec.failure_conditions.clone().unwrap_or_default()).unwrap_or_else(|(field, text)| {
-            let wanted = if field == "grpcStatusCodes" {
-                "a name like UNAVAILABLE"
-            } else {
-                "503 or 500-599"
-            };
-            check.problem(
-                &format!("failureConditions.{field}"),
-                format!("{text:?} is no status code; wanted {wanted}"),
-            );
-            FailureConditions::default()
-        });
+    policy.call_timeout_ms = check.duration("call.timeout", call.timeout.as_ref(), &bounds::CALL_TIMEOUT);
+    policy.connect_timeout_ms = check.duration(
+        "call.connectTimeout",
+        call.connect_timeout.as_ref(),
+        &bounds::CONNECT_TIMEOUT,
+    );
+    let conditions = failure_conditions(&mut check, spec);
     let rejection = spec.rejection.clone().unwrap_or_default();
-    check.number("rejection.httpStatusCode", rejection.http_status_code, 503, 400, 599);
+    check.number(
+        "rejection.httpStatusCode",
+        rejection.http_status_code,
+        &bounds::REJECTION_STATUS,
+    );
     fallback_rules(&mut check, spec);
     let forced = override_rules(&mut check, spec);
-    let warnings = warnings(spec, &policy);
     if check.problems.is_empty() {
-        // Optional fields in the order of their declaration: the same spec gives the same text.
-        let json = serde_json::to_string(spec).unwrap_or_default();
+        // Optional fields in the order of their declaration: the same spec gives the same text. Callers read this; what
+        // may be left out when another field says it is there.
+        let mut canonical = spec.clone();
+        if let Some(fallback) = &mut canonical.fallback {
+            fallback.r#type = Some(fallback.kind());
+        }
+        let json = serde_json::to_string(&canonical).unwrap_or_default();
         Ok(Resolved {
+            warnings: warnings(spec, &policy),
             policy,
             forced,
             conditions,
             json,
-            warnings,
         })
     } else {
         Err(check.problems)
@@ -167,125 +191,130 @@ pub fn resolve(spec: &CircuitBreakerSpec) -> Result<Resolved, Vec<Problem>> {
 }
 
 fn trip_rules(check: &mut Check, trip: &Trip, policy: &mut Policy) {
-    if trip.consecutive_failures.is_none()
-        && trip.failure_rate_threshold.is_none()
-        && trip.slow_call_rate_threshold.is_none()
-    {
-        let wanted = "consecutiveFailures, failureRateThreshold or slowCallRateThreshold";
-        check.problem(
-            "trip",
-            format!("says nothing to trip at; wanted at least one of {wanted}"),
-        );
-    }
-    policy.consecutive_failures = check.number("trip.consecutiveFailures", trip.consecutive_failures, 0, 1, 1_000);
-    policy.failure_rate_bp = 100 * check.number("trip.failureRateThreshold", trip.failure_rate_threshold, 0, 1, 100);
-    policy.slow_rate_bp = 100 * check.number("trip.slowCallRateThreshold", trip.slow_call_rate_threshold, 0, 1, 100);
-    let slow = trip.slow_call_duration_threshold.as_ref();
-    policy.slow_call_ms = check.duration("trip.slowCallDurationThreshold", slow, 0, 1, HOUR);
-    if trip.slow_call_rate_threshold.is_some() != slow.is_some() {
-        let message = "slowCallRateThreshold and slowCallDurationThreshold go together; wanted both or neither";
-        check.problem("trip", message.to_owned());
-    }
-    policy.minimum_calls = check.number(
-        "trip.minimumNumberOfCalls",
-        trip.minimum_number_of_calls,
-        20,
-        1,
-        100_000,
+    check.object("trip", trip);
+    policy.consecutive_failures = check.number(
+        "trip.consecutiveFailures",
+        trip.consecutive_failures,
+        &bounds::CONSECUTIVE_FAILURES,
     );
-    policy.minimum_instances = check.number("trip.minimumInstances", trip.minimum_instances, 2, 1, 100);
+    policy.failure_rate_bp = 100
+        * check.number(
+            "trip.failureRateThreshold",
+            trip.failure_rate_threshold,
+            &bounds::FAILURE_RATE_THRESHOLD,
+        );
+    let slow_rate = trip.slow_call_rate_threshold;
+    policy.slow_rate_bp = 100
+        * check.number(
+            "trip.slowCallRateThreshold",
+            slow_rate,
+            &bounds::SLOW_CALL_RATE_THRESHOLD,
+        );
+    let slow = trip.slow_call_duration_threshold.as_ref();
+    policy.slow_call_ms = check.duration(
+        "trip.slowCallDurationThreshold",
+        slow,
+        &bounds::SLOW_CALL_DURATION_THRESHOLD,
+    );
+    let minimum = trip.minimum_number_of_calls;
+    policy.minimum_calls = check.number("trip.minimumNumberOfCalls", minimum, &bounds::MINIMUM_NUMBER_OF_CALLS);
+    policy.minimum_instances = check.number(
+        "trip.minimumInstances",
+        trip.minimum_instances,
+        &bounds::MINIMUM_INSTANCES,
+    );
     let window = trip.sliding_window.clone().unwrap_or_default();
-    if window.r#type == Some(WindowType::CountBased) {
-        if window.duration.is_some() {
-            check.problem(
-                "trip.slidingWindow.duration",
-                "a CountBased window has a size, no duration".to_owned(),
-            );
+    check.object("trip.slidingWindow", &window);
+    let size = check.number("trip.slidingWindow.size", window.size, &bounds::WINDOW_SIZE);
+    let duration = window.duration.as_ref();
+    let duration = check.duration("trip.slidingWindow.duration", duration, &bounds::WINDOW_DURATION);
+    policy.window = match window.r#type {
+        // A size says what kind of window is meant.
+        Some(WindowType::CountBased) => Window::Count(size),
+        None if window.size.is_some() => Window::Count(size),
+        _ => Window::Time(duration),
+    };
+}
+
+fn open_rules(check: &mut Check, spec: &CircuitBreakerSpec, policy: &mut Policy) {
+    let open = spec.open.clone().unwrap_or_default();
+    check.object("open", &open);
+    policy.open_ms = check.duration("open.duration", open.duration.as_ref(), &bounds::OPEN_DURATION);
+    policy.jitter_percent = check.number("open.jitterPercent", open.jitter_percent, &bounds::JITTER_PERCENT);
+    let longest = check.duration(
+        "open.maxDuration",
+        open.max_duration.as_ref(),
+        &bounds::OPEN_MAX_DURATION,
+    );
+    if open.backoff == Some(Backoff::Exponential) {
+        policy.open_max_ms = longest;
+        if open.duration.is_none() {
+            // The default gives way to what was written.
+            policy.open_ms = policy.open_ms.min(longest);
         }
-        if window.size.is_none() {
-            check.problem(
-                "trip.slidingWindow.size",
-                "a CountBased window needs a size, 2 to 1000".to_owned(),
-            );
-        }
-        policy.window = Window::Count(check.number("trip.slidingWindow.size", window.size, 100, 2, 1_000));
-    } else {
-        if window.size.is_some() {
-            check.problem(
-                "trip.slidingWindow.size",
-                "a TimeBased window has a duration, no size".to_owned(),
-            );
-        }
-        let duration = window.duration.as_ref();
-        policy.window = Window::Time(check.duration("trip.slidingWindow.duration", duration, 30_000, 1_000, HOUR));
     }
+}
+
+fn failure_conditions(check: &mut Check, spec: &CircuitBreakerSpec) -> FailureConditions {
+    let conditions = spec.failure_conditions.clone().unwrap_or_default();
+    for (field, list, bound) in [
+        (
+            "httpStatusCodes",
+            &conditions.http_status_codes,
+            &bounds::HTTP_STATUS_CODES,
+        ),
+        (
+            "grpcStatusCodes",
+            &conditions.grpc_status_codes,
+            &bounds::GRPC_STATUS_CODES,
+        ),
+        (
+            "ignoredHttpStatusCodes",
+            &conditions.ignored_http_status_codes,
+            &bounds::IGNORED_HTTP_STATUS_CODES,
+        ),
+    ] {
+        check.texts(&format!("failureConditions.{field}"), list.as_ref(), bound);
+    }
+    let kinds = conditions.error_kinds.as_deref().unwrap_or_default();
+    check.length("failureConditions.errorKinds", kinds, bounds::ERROR_KINDS.most);
+    // What it could complain of has been complained of.
+    FailureConditions::new(&conditions).unwrap_or_default()
 }
 
 fn fallback_rules(check: &mut Check, spec: &CircuitBreakerSpec) {
     let Some(fallback) = &spec.fallback else { return };
-    let kind = fallback.r#type.unwrap_or(FallbackType::None);
-    if (kind == FallbackType::Static) != fallback.r#static.is_some() {
-        check.problem("fallback.static", "goes with type: Static, and only with it".to_owned());
-    }
-    if (kind == FallbackType::Service) != fallback.service.is_some() {
-        check.problem(
-            "fallback.service",
-            "goes with type: Service, and only with it".to_owned(),
-        );
-    }
+    check.object("fallback", fallback);
     if let Some(answer) = &fallback.r#static {
-        check.number("fallback.static.httpStatusCode", answer.http_status_code, 200, 200, 599);
-        if answer.body.as_ref().is_some_and(|body| body.len() > 65_536) {
-            check.problem("fallback.static.body", "is longer than 65536 bytes".to_owned());
-        }
-    }
-    let url = fallback
-        .service
-        .as_ref()
-        .map(|service| service.url.clone().unwrap_or_default());
-    if let Some(url) = url
-        && !url.starts_with("http://")
-        && !url.starts_with("https://")
-    {
-        check.problem(
-            "fallback.service.url",
-            format!("{url:?} is no address; wanted http://… or https://…"),
+        check.number(
+            "fallback.static.httpStatusCode",
+            answer.http_status_code,
+            &bounds::STATIC_STATUS,
         );
+        check.text(
+            "fallback.static.contentType",
+            answer.content_type.as_ref(),
+            &bounds::CONTENT_TYPE,
+        );
+        check.text("fallback.static.body", answer.body.as_ref(), &bounds::BODY);
+    }
+    if let Some(service) = &fallback.service {
+        check.object("fallback.service", service);
+        check.text("fallback.service.url", service.url.as_ref(), &bounds::URL);
     }
 }
 
 fn override_rules(check: &mut Check, spec: &CircuitBreakerSpec) -> Option<Override> {
     let wanted = spec.r#override.as_ref()?;
-    if wanted.reason.as_ref().is_none_or(|reason| reason.trim().is_empty()) {
-        check.problem(
-            "override.reason",
-            "is required: who reads this at night wants to know why".to_owned(),
-        );
-    }
-    let expires_at = match &wanted.expire_time {
-        None => 0,
-        Some(text) => match text.parse::<jiff::Timestamp>() {
-            Ok(time) => u64::try_from(time.as_millisecond()).unwrap_or(1).max(1),
-            Err(_) => {
-                let message = format!("{text:?} is no time; wanted RFC 3339, like 2026-12-01T22:00:00Z");
-                check.problem("override.expireTime", message);
-                0
-            }
-        },
-    };
-    match wanted.state {
-        Some(state) => Some(Override {
-            open: state == ForcedState::ForcedOpen,
-            expires_at,
-        }),
-        None => {
-            check.problem(
-                "override.state",
-                "is required; wanted ForcedOpen or ForcedClosed".to_owned(),
-            );
-            None
-        }
-    }
+    check.object("override", wanted);
+    check.text("override.reason", wanted.reason.as_ref(), &bounds::REASON);
+    let expires_at = wanted.expire_time.as_ref().map_or(0, |text| {
+        check.take("override.expireTime", bounds::EXPIRE_TIME.check(text))
+    });
+    Some(Override {
+        open: wanted.state? == ForcedState::ForcedOpen,
+        expires_at,
+    })
 }
 
 fn warnings(spec: &CircuitBreakerSpec, policy: &Policy) -> Vec<Problem> {
@@ -412,12 +441,13 @@ mod tests {
     fn every_mistake_is_reported_at_once_with_what_would_be_right() {
         let found = problems("open: {duration: 50ms, backoff: Exponential}\ntrip: {minimumInstances: 2}\noverride: {}");
         let expected = [
-            "spec.trip: says nothing to trip at; wanted at least one of consecutiveFailures, failureRateThreshold or \
+            "spec.trip: says nothing to trip at; wanted at least one of consecutiveFailures, failureRateThreshold and \
              slowCallRateThreshold",
-            "spec.open.duration: \"50ms\" is out of range; wanted 100ms to 24h",
             "spec.open.maxDuration: backoff Exponential needs a maxDuration, like 5m",
-            "spec.override.reason: is required: who reads this at night wants to know why",
-            "spec.override.state: is required; wanted ForcedOpen or ForcedClosed",
+            "spec.open.duration: \"50ms\": wanted a duration of 100ms to 24h: whole numbers with units h, m, s, ms in \
+             that order, like 750ms or 1m30s",
+            "spec.override.state: is required",
+            "spec.override.reason: is required",
         ];
         assert_eq!(found, expected);
     }
@@ -432,6 +462,16 @@ mod tests {
             problems("open: {duration: 23h, backoff: Exponential, maxDuration: 24h}"),
             [""; 0]
         );
+        let resolved = |yaml| resolve(&serde_yaml::from_str(yaml).expect("well-formed")).expect("valid");
+        let short = resolved("open: {backoff: Exponential, maxDuration: 10s}").policy;
+        assert_eq!(
+            (short.open_ms, short.open_max_ms, short.check()),
+            (10_000, 10_000, Ok(()))
+        );
+        let counted = resolved("trip: {failureRateThreshold: 5, slidingWindow: {size: 7}}").policy;
+        assert_eq!(counted.window, Window::Count(7));
+        assert_eq!(problems("open: {maxDuration: 1h}"), [""; 0]);
+        assert_eq!(problems("fallback: {static: {body: later}}"), [""; 0]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the configuration says about answers, made once per revision.
 
 use crate::fallback::{Allowed, Fallback};
-use crds::{CircuitBreakerSpec, FailureConditions};
+use crds::{CircuitBreakerSpec, FailureConditions, Stored};
 use std::sync::Arc;
 use std::time::Duration;
 use tiebar::guard::Effective;
@@ -31,9 +31,13 @@ impl Answers {
         let spec = match from.as_ref().map(|effective| &effective.spec) {
             None => None,
             Some(None) => starting.cloned(),
-            Some(Some(json)) => serde_json::from_str(json)
-                .inspect_err(|error| tracing::error!(breaker = id, %error, "the stored spec is not understood"))
-                .ok(),
+            Some(Some(json)) => {
+                let stored = Stored::read(json);
+                if stored.is_none() {
+                    tracing::error!(breaker = id, "the stored spec is not understood");
+                }
+                stored.map(|stored| stored.spec)
+            }
         };
         let spec: CircuitBreakerSpec = spec.unwrap_or_default();
         let conditions = spec.failure_conditions.as_ref().map(FailureConditions::new);

@@ -3,6 +3,7 @@
 use clap::Parser;
 use instance::{Instance, Limits, RouteSpec, Settings, Starting, Watched, full_id};
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use tiebar::policy::Config;
 /// HTTP/1.1 and HTTP/2 without TLS on one port; gRPC and upgrades such as WebSocket pass. A bare service id takes the
 /// namespace in TIEBAR_NAMESPACE, if that is set.
 #[derive(Debug, Parser)]
-#[command(name = "tiebar-instance", version)]
+// Negative numbers are values out of range, not unknown flags.
+#[command(name = "tiebar-instance", version = tiebar::cli::version(), allow_negative_numbers = true)]
 struct Flags {
     /// The breaker's id: NAME or NAMESPACE/NAME
     #[arg(
@@ -87,14 +89,14 @@ struct Flags {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Limits (bodies are never limited, nor held)")]
 struct LimitFlags {
-    /// The most calls, streams and tunnels at once; more calls are rejected
+    /// The most calls, streams and tunnels at once, at least 1; more calls are rejected
     #[arg(
         long,
         env = "TIEBAR_INSTANCE_MAX_IN_FLIGHT",
         value_name = "CALLS",
-        default_value_t = 10_000
+        default_value = "10000"
     )]
-    max_in_flight: usize,
+    max_in_flight: NonZeroUsize,
     /// The largest request line with headers, in bytes, 1024 to 1048576
     #[arg(long, env = "TIEBAR_INSTANCE_MAX_HEADER_BYTES", value_name = "BYTES", default_value_t = 65_536,
           value_parser = clap::value_parser!(u32).range(1_024..=1_048_576))]
@@ -129,7 +131,7 @@ fn positive(text: &str) -> Result<Duration, String> {
 impl From<LimitFlags> for Limits {
     fn from(flags: LimitFlags) -> Self {
         Self {
-            max_in_flight: flags.max_in_flight,
+            max_in_flight: flags.max_in_flight.get(),
             max_header_bytes: flags.max_header_bytes as usize,
             max_headers: usize::from(flags.max_headers),
             header_timeout: flags.header_timeout,

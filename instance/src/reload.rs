@@ -15,6 +15,8 @@ const EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Sources {
     routes: Vec<RouteSpec>,
+    /// They come from a file; without one their fields were flags.
+    from_file: bool,
     /// By path: the content, or why there is none.
     ca: BTreeMap<PathBuf, Result<Vec<u8>, String>>,
 }
@@ -38,7 +40,11 @@ impl Sources {
             let content = tokio::fs::read(path).await.map_err(|error| error.to_string());
             ca.insert(path.clone(), content);
         }
-        Ok(Self { routes, ca })
+        Ok(Self {
+            routes,
+            from_file: settings.routes_file.is_some(),
+            ca,
+        })
     }
 
     /// Every route with where it leads.
@@ -58,7 +64,13 @@ impl Sources {
         let numbered = self.routes.iter().enumerate();
         numbered
             .map(|(index, route)| {
-                one(route).map_err(|RouteError(error)| RouteError(format!("route {}: {error}", index + 1)))
+                one(route).map_err(|RouteError(error)| {
+                    RouteError(if self.from_file {
+                        format!("route {}: {error}", index + 1)
+                    } else {
+                        format!("--{}", error.replacen("caFile", "upstream-ca-file", 1))
+                    })
+                })
             })
             .collect()
     }

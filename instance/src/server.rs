@@ -25,7 +25,7 @@ use tiebar::guard::Breakers;
 use tiebar::id::ServiceId;
 use tiebar::policy::Config;
 use tokio::net::TcpListener;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 /// Rules to start from while the store has none.
 #[derive(Debug, Clone)]
@@ -193,14 +193,15 @@ impl Instance {
         tracing::info!(addr = %self.traffic_addr()?, port = "traffic", "listening");
         tracing::info!(addr = %self.admin_addr()?, port = "admin", "listening");
         let shared = self.shared;
-        let watcher = tokio::spawn(crate::reload::watch(Arc::clone(&shared), self.sources));
-        let admin = tokio::spawn(accept(self.admin, Port::Admin, Arc::clone(&shared)));
-        let mut traffic = tokio::spawn(accept(self.traffic, Port::Traffic, Arc::clone(&shared)));
+        // Whoever drops this future has both ports given up.
+        let watcher = spawn(crate::reload::watch(Arc::clone(&shared), self.sources));
+        let admin = spawn(accept(self.admin, Port::Admin, Arc::clone(&shared)));
+        let traffic = spawn(accept(self.traffic, Port::Traffic, Arc::clone(&shared)));
         shutdown.await;
         tracing::info!("draining");
         shared.drain.enter(Stage::Draining);
         // It takes over what is in the backlog, then gives up the port.
-        let _ = (&mut traffic).await;
+        let _ = traffic.await;
         shared.tasks.close();
         let patience = shared.settings.drain_timeout;
         if tokio::time::timeout(patience, shared.tasks.wait()).await.is_err() {
@@ -211,10 +212,13 @@ impl Instance {
         }
         shared.drain.enter(Stage::Cut);
         shared.breakers.shutdown(FAREWELL).await;
-        watcher.abort();
-        admin.abort();
+        drop((watcher, admin));
         Ok(())
     }
+}
+
+fn spawn(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(task))
 }
 
 /// Accepts connections; traffic until the drain begins, the admin port's until the end.

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tiebar::id::ServiceId;
 use tiebar::store::{
-    Announcement, Beat, Event, Exchange, Leader, Programme, Reply, Snapshot, Store, StoreResult, StoredConfig, Written,
+    Announcement, Beat, Event, Exchange, Leader, Programme, Reply, Snapshot, Store, StoreResult, StoredConfig, Survey,
+    Written,
 };
 use tokio::sync::broadcast;
 use tokio::time::Instant;
@@ -221,6 +222,10 @@ impl Store for Watched {
 
     fn instances<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Vec<Beat>>> {
         self.timed(Op::Instances, self.store.instances(id))
+    }
+
+    fn survey<'a>(&'a self, ids: &'a [ServiceId]) -> BoxFuture<'a, StoreResult<Vec<StoreResult<Survey>>>> {
+        self.store.survey(ids)
     }
 
     fn ids(&self) -> BoxFuture<'_, StoreResult<Vec<ServiceId>>> {

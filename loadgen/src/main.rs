@@ -20,7 +20,7 @@ use tiebar::cli::{LogFlags, parse_flags, terminated};
 /// expectations held (without a scenario: if at least one call was answered), 1 if not, 2 for bad flags or a bad scenario.
 #[derive(Debug, Parser)]
 // Negative numbers are values out of range, not unknown flags.
-#[command(name = "tiebar-loadgen", version, allow_negative_numbers = true)]
+#[command(name = "tiebar-loadgen", version = tiebar::cli::version(), allow_negative_numbers = true)]
 struct Flags {
     /// Where calls go, in turn; repeatable, comma-separated in the environment. Takes precedence over a scenario's
     /// targets [default: http://127.0.0.1:8001, :8002 and :8003]
@@ -85,7 +85,7 @@ async fn main() -> ExitCode {
 fn plan(flags: Flags) -> Result<Plan, String> {
     let default_targets = || DEFAULT_TARGETS.map(Uri::from_static).to_vec();
     let mut plan = match &flags.scenario {
-        Some(file) => Scenario::read(file)
+        Some(file) => Scenario::read(file, flags.upstream)
             .map_err(|error| error.to_string())?
             .into_plan(default_targets(), flags.rate),
         None => Plan::steady(default_targets(), flags.rate, flags.duration),
@@ -93,7 +93,6 @@ fn plan(flags: Flags) -> Result<Plan, String> {
     if !flags.target.is_empty() {
         plan.targets = flags.target;
     }
-    plan.upstream = flags.upstream.or(plan.upstream);
     plan.concurrency = flags.concurrency;
     plan.timeout = flags.timeout;
     plan.check().map_err(|invalid| invalid.to_string())?;

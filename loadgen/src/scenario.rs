@@ -78,17 +78,19 @@ pub enum ScenarioError {
 }
 
 impl Scenario {
-    /// Reads and checks a scenario file.
+    /// Reads and checks a scenario file; `upstream` stands in for the one it names, or does not.
     ///
     /// # Errors
     /// When it cannot be read, or something in it is wrong.
-    pub fn read(path: &Path) -> Result<Self, ScenarioError> {
+    pub fn read(path: &Path, upstream: Option<Uri>) -> Result<Self, ScenarioError> {
         let file = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| ScenarioError::Unreadable {
             file: file.clone(),
             error,
         })?;
-        Self::parse(&file, &text)
+        let mut scenario = Self::written(&file, &text)?;
+        scenario.upstream = upstream.map(Url).or(scenario.upstream);
+        scenario.checked(&file)
     }
 
     /// Reads a scenario from `text`; `file` is what errors call it.
@@ -96,14 +98,21 @@ impl Scenario {
     /// # Errors
     /// When something in it is wrong.
     pub fn parse(file: &str, text: &str) -> Result<Self, ScenarioError> {
-        let scenario: Self = serde_yaml::from_str(text).map_err(|error| ScenarioError::Malformed {
+        Self::written(file, text)?.checked(file)
+    }
+
+    fn written(file: &str, text: &str) -> Result<Self, ScenarioError> {
+        serde_yaml::from_str(text).map_err(|error| ScenarioError::Malformed {
             file: file.to_owned(),
             error,
-        })?;
+        })
+    }
+
+    fn checked(self, file: &str) -> Result<Self, ScenarioError> {
         // With any valid target and rate, what is wrong now is wrong in the file.
         let anywhere = vec![Uri::from_static("http://localhost")];
-        match scenario.clone().into_plan(anywhere, 1.0).check() {
-            Ok(()) => Ok(scenario),
+        match self.clone().into_plan(anywhere, 1.0).check() {
+            Ok(()) => Ok(self),
             Err(error) => Err(ScenarioError::Senseless {
                 file: file.to_owned(),
                 error,
@@ -291,7 +300,7 @@ expect:
     #[test]
     fn the_example_is_a_good_scenario() {
         let example = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/scenario.yaml"));
-        Scenario::read(example).expect("what we ship works");
+        Scenario::read(example, None).expect("what we ship works");
     }
 
     #[test]
@@ -387,7 +396,7 @@ expect:
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = Scenario::read(Path::new("/nowhere/s.yaml"))
+        let error = Scenario::read(Path::new("/nowhere/s.yaml"), None)
             .expect_err("it is not there")
             .to_string();
         assert!(error.starts_with("/nowhere/s.yaml: "), "{error}");

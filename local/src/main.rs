@@ -1,23 +1,31 @@
-//! `cargo run`: upstream, instances, load and operator in one process, over the embedded store or a real Redis.
+//! `cargo run`: upstream, instances, load, operator and dashboard in one process, over the embedded store or a real Redis.
 
+mod evidence;
 mod fleet;
+mod keys;
+mod member;
+mod play;
 mod screen;
 
 use clap::Parser;
-use fleet::Fleet;
+use fleet::{Fleet, Health};
+use keys::Keys;
+use play::Play;
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use tiebar::cli::{LogFlags, StoreOptions, duration, parse_flags, terminated};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::time::MissedTickBehavior;
+use tracing::level_filters::LevelFilter;
 
-/// Runs a whole Tiebar on this machine: an unreliable service, three proxies that share its circuit breaker, load, and
-/// the operator.
+/// Runs a whole Tiebar on this machine: an unreliable service, three proxies that share its circuit breaker, load,
+/// the operator and the dashboard.
 ///
-/// The service is scripted: sick for a while, then well, again and again. On a terminal, type a letter and Enter to
-/// interfere.
+/// The service is scripted: sick for a while, then well, again and again. On a terminal, keys interfere.
 #[derive(Debug, Parser)]
-#[command(name = "tiebar-local", version)]
+// Negative numbers are values out of range, not unknown flags.
+#[command(name = "tiebar-local", version = tiebar::cli::version(), allow_negative_numbers = true)]
 struct Flags {
     /// A Redis to keep the breaker in [default: a store inside this process]
     #[arg(long, env = "TIEBAR_REDIS", value_name = "URL", help_heading = "Store")]
@@ -29,7 +37,7 @@ struct Flags {
     /// CircuitBreakers instead of the built-in one: a YAML file or a folder; they must name `unreliable_service`
     #[arg(long, env = "TIEBAR_LOCAL_BREAKERS", value_name = "PATH")]
     breakers: Option<PathBuf>,
-    /// Added to every port (9000, 8001 …, 8101 …, 8081)
+    /// Added to every port (8080, 9000, 8001 …, 8101 …, 8081)
     #[arg(long, env = "TIEBAR_LOCAL_PORT_OFFSET", value_name = "NUMBER", default_value_t = 0,
           value_parser = clap::value_parser!(u16).range(0..=50_000))]
     port_offset: u16,
@@ -52,7 +60,13 @@ async fn main() -> ExitCode {
         Ok(flags) => flags,
         Err(code) => return code,
     };
-    flags.logs.clone().start_quietly();
+    // Warnings are what the picture shows; on a terminal they would tear it.
+    let terminal = std::io::stdout().is_terminal();
+    flags.logs.clone().start_quietly(if terminal {
+        LevelFilter::ERROR
+    } else {
+        LevelFilter::WARN
+    });
     match run(flags).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -79,7 +93,8 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         rate: flags.rate,
     })
     .await?;
-    let mut screen = screen::Screen::new(fleet.welcome());
+    let mut keys = Keys::listen();
+    let mut screen = screen::Screen::new(fleet.welcome(), keys.there());
     let end = async {
         match flags.duration {
             Some(duration) => tokio::time::sleep(duration).await,
@@ -89,39 +104,65 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     tokio::pin!(terminated, end);
     let started = tokio::time::Instant::now();
     let mut script = true;
+    let mut play: Option<Play> = None;
     let mut tick = tokio::time::interval(Duration::from_millis(250));
-    let mut keys = BufReader::new(tokio::io::stdin()).lines();
-    let mut listening = true;
-    loop {
+    // A promise in milliseconds is not watched four times a second.
+    let mut watch = tokio::time::interval(Duration::from_millis(2));
+    watch.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let outcome = loop {
         tokio::select! {
             _ = tick.tick() => {
                 let at = started.elapsed();
-                if script {
-                    let sick = at >= START && Duration::from_millis(((at - START).as_millis() % CYCLE.as_millis()) as u64) < SICK;
-                    fleet.set_sick(sick);
+                if script && !play.as_ref().is_some_and(Play::holds_service) {
+                    fleet.set_health(scripted(at));
                 }
+                fleet.revive().await;
                 screen.show(&fleet.picture(at).await);
             }
-            line = keys.next_line(), if listening => match line {
-                Ok(Some(line)) => match line.trim() {
-                    "h" => { script = false; fleet.set_sick(false); screen.say("the service is well from now on"); }
-                    "b" => { script = false; fleet.set_sick(true); screen.say("the service is sick from now on"); }
-                    "a" => { script = true; screen.say("the script goes on"); }
-                    "k" => screen.say(&fleet.kill_and_restart().await),
-                    "s" => screen.say(&fleet.toggle_store()),
-                    "q" => break,
-                    _ => screen.say("h heal, b break, a script again, k kill an instance, s cut or restore the store, q quit"),
-                },
-                // No terminal: nobody will type.
-                _ => listening = false,
+            _ = watch.tick(), if play.is_some() => {
+                if let Some(news) = play.as_mut().and_then(|play| play.look(&mut fleet)) {
+                    // What led to it comes first.
+                    screen.show(&fleet.picture(started.elapsed()).await);
+                    screen.say(&stamped(started.elapsed(), &news.line));
+                    if news.over {
+                        play = None;
+                    }
+                }
+            }
+            key = keys.next() => match key {
+                'h' | 'b' | 'k' | 's' => {
+                    // Healing and breaking are the person's from now on.
+                    script = script && matches!(key, 'k' | 's');
+                    let (begun, line) = Play::begin(key, &mut fleet);
+                    play = begun.or(play);
+                    screen.say(&stamped(started.elapsed(), &line));
+                }
+                'a' => { script = true; screen.say(&stamped(started.elapsed(), "the script goes on")); }
+                'q' => break Ok(()),
+                _ => {}
             },
-            failed = fleet.failed() => return Err(failed),
-            () = &mut terminated => break,
-            () = &mut end => break,
+            failed = fleet.failed() => break Err(failed),
+            () = &mut terminated => break Ok(()),
+            () = &mut end => break Ok(()),
         }
+    };
+    drop(keys);
+    if outcome.is_ok() {
+        screen.summary(&fleet.picture(started.elapsed()).await);
     }
-    let picture = fleet.picture(started.elapsed()).await;
-    screen.summary(&picture);
     fleet.stop().await;
-    Ok(())
+    outcome
+}
+
+/// The script: well at first, then so long sick and so long well, again and again.
+fn scripted(at: Duration) -> Health {
+    let turn = at.checked_sub(START).map(|at| at.as_millis() % CYCLE.as_millis());
+    match turn {
+        Some(turn) if turn < SICK.as_millis() => Health::Sick,
+        _ => Health::Well,
+    }
+}
+
+fn stamped(at: Duration, line: &str) -> String {
+    format!("{:>5.1}s {line}", at.as_secs_f64())
 }

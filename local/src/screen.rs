@@ -6,13 +6,17 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
-/// Lines of the timeline on a terminal.
-const TIMELINE: usize = 12;
+/// Lines of the timeline kept for a terminal.
+const TIMELINE: usize = 100;
 /// Pause between plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(2);
+/// What the keys do.
+const KEYS: &str = "h heal · b break · k kill a prober · s cut or restore the store · a script · q quit";
 
 pub(crate) struct Screen {
     terminal: bool,
+    /// Whether keys are listened to; then a line must end with a carriage return, too.
+    keys: bool,
     welcome: String,
     timeline: VecDeque<String>,
     told: usize,
@@ -20,13 +24,17 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    pub(crate) fn new(welcome: String) -> Self {
+    pub(crate) fn new(welcome: String, keys: bool) -> Self {
         let terminal = std::io::stdout().is_terminal();
-        if !terminal {
+        if terminal {
+            // A picture of its own; what was on the terminal comes back at the end.
+            print("\x1b[?1049h\x1b[?25l");
+        } else {
             print(&welcome);
         }
         Self {
             terminal,
+            keys,
             welcome,
             timeline: VecDeque::new(),
             told: 0,
@@ -52,17 +60,7 @@ impl Screen {
         }
         self.told = picture.timeline.len();
         if self.terminal {
-            let mut text = String::from("\x1b[H\x1b[J");
-            text.push_str(&self.welcome);
-            text.push_str(&table(picture));
-            text.push_str("\nTimeline\n");
-            for line in &self.timeline {
-                let _ = writeln!(text, "  {line}");
-            }
-            text.push_str(
-                "\nType a letter and Enter: h heal, b break, a script again, k kill an instance, s store, q quit\n",
-            );
-            print(&text);
+            self.draw(picture);
         } else if self.last_plain.is_none_or(|last| picture.at - last >= PLAIN_EVERY) {
             self.last_plain = Some(picture.at);
             let instances: Vec<String> = picture
@@ -70,37 +68,78 @@ impl Screen {
                 .iter()
                 .map(|i| format!("{} {} {}+{}", i.name, i.state, i.calls, i.blocked))
                 .collect();
-            let health = if picture.sick { "sick" } else { "well" };
             print(&format!(
-                "{:>5.1}s service {health} | {}\n",
+                "{:>5.1}s service {} | {}\n",
                 picture.at.as_secs_f64(),
+                picture.health,
                 instances.join(" | ")
             ));
         }
     }
 
+    /// Draws over the picture before, line by line, so that nothing flickers.
+    fn draw(&self, picture: &Picture) {
+        // Without a size it is the smallest that is usual.
+        let (width, height) = crossterm::terminal::size().unwrap_or((80, 24));
+        let (width, height) = (usize::from(width), usize::from(height));
+        let mut text = self.welcome.clone();
+        let _ = writeln!(text, "{:.0} s. {}\nTimeline", picture.at.as_secs_f64(), table(picture));
+        let mut lines: Vec<&str> = text.lines().collect();
+        let room = height.saturating_sub(lines.len() + 3).max(1);
+        let skipped = self.timeline.len().saturating_sub(room);
+        lines.extend(self.timeline.iter().skip(skipped).map(String::as_str));
+        if self.keys {
+            lines.extend(["", KEYS]);
+        }
+        let mut drawn = String::from("\x1b[H");
+        for (at, line) in lines.iter().take(height).enumerate() {
+            let end = if at == 0 { "" } else { "\r\n" };
+            drawn.push_str(end);
+            drawn.extend(line.chars().take(width));
+            drawn.push_str("\x1b[K");
+        }
+        drawn.push_str("\x1b[J");
+        print(&drawn);
+    }
+
+    /// The last words, below what was on the terminal before.
     pub(crate) fn summary(&mut self, picture: &Picture) {
-        let mut text = format!("\nAfter {:.0} s:\n{}", picture.at.as_secs_f64(), table(picture));
-        let _ = writeln!(text, "{} transitions:", picture.timeline.len());
+        self.leave();
+        let mut text = format!("After {:.0} s:\n{}", picture.at.as_secs_f64(), table(picture));
+        let _ = writeln!(text, "\n{} transitions:", picture.timeline.len());
         for line in &picture.timeline {
             let _ = writeln!(text, "  {line}");
         }
         print(&text);
     }
+
+    fn leave(&mut self) {
+        if std::mem::take(&mut self.terminal) {
+            print("\x1b[?25h\x1b[?1049l");
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.leave();
+    }
 }
 
 fn table(picture: &Picture) -> String {
-    let health = if picture.sick { "sick" } else { "well" };
-    let mut text = format!("The service is {health}; the store says {}.\n\n", picture.stored);
+    let mut text = format!(
+        "The service is {}; the store says {}.\n\n",
+        picture.health, picture.stored
+    );
     let _ = writeln!(
         text,
-        "{:<12} {:<14} {:>8} {:>8} {:>8}",
+        "{:<12} {:<20} {:>8} {:>8} {:>8}",
         "instance", "state", "calls", "failed", "blocked"
     );
     for i in &picture.instances {
         let _ = writeln!(
             text,
-            "{:<12} {:<14} {:>8} {:>8} {:>8}",
+            "{:<12} {:<20} {:>8} {:>8} {:>8}",
             i.name, i.state, i.calls, i.failed, i.blocked
         );
     }

@@ -3,19 +3,23 @@
 //! Polling by content, not file events: it sees editors that rename, ConfigMaps that swap links and network mounts alike,
 //! and a second's work is one small read.
 
-use crate::plan::{Action, desired, plan};
-use crate::source::{FileError, read};
-use crate::status::status;
+use crate::actions::{ActionError, Actions};
+use crate::plan::{Action, Claim, orphans, plan, requested_reset};
+use crate::programmer;
+use crate::source::{FileError, desired, read};
+use crate::status::{Claimed, Facts, Seen, status, wall_clock};
 use crds::Document;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tiebar::id::ServiceId;
-use tiebar::store::{Leader, Store, StoreResult, StoredConfig, Written};
+use tiebar::redis::Keys;
+use tiebar::store::{Leader, Store, StoreError, StoreResult, StoredConfig};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 /// Settings of file mode.
 #[derive(Debug, Clone)]
@@ -39,9 +43,12 @@ pub(crate) struct Report {
 }
 
 /// Shared between the loop and the port.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Shared {
     report: Mutex<Report>,
+    actions: Mutex<Actions>,
+    /// Something was done by hand; the next round need not wait.
+    acted: Notify,
 }
 
 impl Shared {
@@ -51,6 +58,19 @@ impl Shared {
 
     fn set(&self, report: Report) {
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
+    }
+
+    fn actions<T>(&self, use_them: impl FnOnce(&mut Actions) -> T) -> T {
+        use_them(&mut self.actions.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Does something by hand, and has it take effect at once.
+    pub(crate) fn act<T>(&self, act: impl FnOnce(&mut Actions) -> Result<T, ActionError>) -> Result<T, ActionError> {
+        let done = self.actions(act);
+        if done.is_ok() {
+            self.acted.notify_one();
+        }
+        done
     }
 }
 
@@ -62,27 +82,48 @@ pub struct FileMode {
     shared: Arc<Shared>,
     good: BTreeMap<ServiceId, Document>,
     leader: Option<Leader>,
+    keys: Option<Keys>,
     told_errors: Vec<FileError>,
-    told_unreachable: bool,
+    /// The last statuses, and since when the store has been silent.
+    statuses: BTreeMap<ServiceId, Value>,
+    silent_since: Option<Instant>,
 }
 
+/// So long may the store be silent before its breakers' state is called unknown.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 impl FileMode {
-    /// Takes the port.
+    /// Takes the port, and reads what was done by hand earlier.
     ///
     /// # Errors
-    /// When the address is taken or none.
+    /// When the address is taken or none, or what was done by hand cannot be read.
     pub async fn bind(store: Arc<dyn Store>, settings: Settings) -> std::io::Result<Self> {
+        let actions = Actions::load(&settings.path).map_err(std::io::Error::other)?;
         let listener = TcpListener::bind(&settings.listen).await?;
+        let shared = Shared {
+            report: Mutex::default(),
+            actions: Mutex::new(actions),
+            acted: Notify::new(),
+        };
         Ok(Self {
             store,
             settings,
             listener,
-            shared: Arc::default(),
+            shared: Arc::new(shared),
             good: BTreeMap::new(),
             leader: None,
+            keys: None,
             told_errors: Vec::new(),
-            told_unreachable: false,
+            statuses: BTreeMap::new(),
+            silent_since: None,
         })
+    }
+
+    /// Reports the keys under which people find a breaker.
+    #[must_use]
+    pub fn with_keys(mut self, keys: Keys) -> Self {
+        self.keys = Some(keys);
+        self
     }
 
     /// The address really bound.
@@ -104,11 +145,12 @@ impl FileMode {
             std::mem::replace(&mut self.listener, empty)
         };
         let router = crate::http::router(Arc::clone(&self.shared));
-        let server = axum::serve(listener, router);
+        let server = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>());
         let reconcile = async {
             loop {
                 self.round().await;
-                tokio::time::sleep(self.settings.every).await;
+                // Early when something was done by hand, else in time.
+                let _ = tokio::time::timeout(self.settings.every, self.shared.acted.notified()).await;
             }
         };
         tokio::select! {
@@ -144,28 +186,63 @@ impl FileMode {
         }
         self.good.clone_from(&wanted);
         let complete = reading.errors.is_empty();
-        let result = self.reconcile(&wanted, complete).await;
-        let mut report = Report {
-            items: Vec::new(),
+        let wanted = self.shared.actions(|actions| actions.overlay(wanted, complete));
+        if let Err(error) = self.reconcile(&wanted, complete).await {
+            self.tell_silence(&wanted, &error);
+        } else if self.silent_since.take().is_some() {
+            tracing::info!("the store is back");
+        }
+        let item = |(id, status): (&ServiceId, &Value)| json!({"id": id.as_str(), "status": status});
+        self.shared.set(Report {
+            items: self.statuses.iter().map(item).collect(),
             errors: reading.errors.iter().map(ToString::to_string).collect(),
             attempted: true,
-        };
-        match result {
-            Ok(items) => {
-                if std::mem::take(&mut self.told_unreachable) {
-                    tracing::info!("the store is back");
-                }
-                report.items = items;
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.told_unreachable, true) {
-                    tracing::warn!(%error, "the store does not answer; trying on");
-                }
-                let unknown = |id: &ServiceId| json!({"id": id.as_str(), "status": {"state": "Unknown"}});
-                report.items = wanted.keys().map(unknown).collect();
-            }
+        });
+    }
+
+    /// Without the store: what was last known, for ten seconds; then unknown.
+    fn tell_silence(&mut self, wanted: &BTreeMap<ServiceId, Document>, error: &StoreError) {
+        if self.silent_since.is_none() {
+            tracing::warn!(%error, "the store does not answer; trying on");
         }
-        self.shared.set(report);
+        let silent = self.silent_since.get_or_insert_with(Instant::now).elapsed();
+        self.statuses.retain(|id, _| wanted.contains_key(id));
+        for document in wanted.values() {
+            let seen = if silent >= PATIENCE {
+                Seen::Lost(error)
+            } else if self.statuses.contains_key(&document.id) {
+                continue;
+            } else {
+                Seen::NotYet
+            };
+            self.report(document, seen);
+        }
+    }
+
+    fn report(&mut self, document: &Document, seen: Seen<'_>) {
+        let previous = self.statuses.get(&document.id).cloned().unwrap_or_default();
+        let facts = Facts {
+            id: Some(&document.id),
+            claimed: Claimed::Holds(document),
+            seen,
+            owner: self.leader.as_ref().map_or("", |leader| leader.owner.as_str()),
+            write_error: None,
+            generation: None,
+            store_key: self.keys.as_ref().map(|keys| keys.of(&document.id, "state")),
+            refresh: true,
+            previous: &previous,
+            now: &wall_clock(),
+        };
+        let status = status(&facts);
+        if status["state"] != previous["state"] {
+            tracing::info!(
+                breaker = %document.id,
+                state = status["state"].as_str(),
+                reason = status["stateReason"].as_str(),
+                "state"
+            );
+        }
+        self.statuses.insert(document.id.clone(), status);
     }
 
     async fn leader(&mut self) -> StoreResult<Leader> {
@@ -186,49 +263,40 @@ impl FileMode {
         Ok(leader)
     }
 
-    async fn reconcile(&mut self, wanted: &BTreeMap<ServiceId, Document>, complete: bool) -> StoreResult<Vec<Value>> {
+    async fn reconcile(&mut self, wanted: &BTreeMap<ServiceId, Document>, complete: bool) -> StoreResult<()> {
         let leader = self.leader().await?;
-        let mut stored: BTreeMap<ServiceId, StoredConfig> = BTreeMap::new();
-        let mut ids: Vec<ServiceId> = self.store.ids().await?;
-        ids.extend(
-            wanted
-                .keys()
-                .filter(|id| !ids.contains(id))
-                .cloned()
-                .collect::<Vec<_>>(),
-        );
-        for id in ids {
-            if let Some(config) = self.store.config(&id).await? {
-                stored.insert(id, config);
+        let store = Arc::clone(&self.store);
+        if complete {
+            let mut stored: BTreeMap<ServiceId, StoredConfig> = BTreeMap::new();
+            for id in store.ids().await? {
+                if !wanted.contains_key(&id)
+                    && let Some(config) = store.config(&id).await?
+                {
+                    stored.insert(id, config);
+                }
             }
+            for id in orphans(&stored, |id| wanted.contains_key(id), &leader.owner) {
+                programmer::apply(&*store, &id, &Action::Bury, &leader).await?;
+            }
+            self.statuses.retain(|id, _| wanted.contains_key(id));
         }
-        for action in plan(wanted, complete, &stored, &leader) {
-            self.apply(&action, &leader).await?;
-        }
-        let mut items = Vec::new();
-        for id in wanted.keys() {
-            let Some(config) = self.store.config(id).await? else {
-                continue;
+        for (id, document) in wanted {
+            let config = store.config(id).await?;
+            let handled = self.shared.actions(|actions| actions.handled(id).cloned());
+            let claim = Claim {
+                document,
+                handled: handled.as_deref(),
             };
-            let snapshot = self.store.snapshot(id).await?;
-            let beats = self.store.instances(id).await?;
-            let status = status(id.as_str(), &config, snapshot.as_ref(), &beats);
-            items.push(json!({"id": id.as_str(), "status": status}));
-        }
-        Ok(items)
-    }
-
-    async fn apply(&self, action: &Action, leader: &Leader) -> StoreResult<()> {
-        let (id, what, written) = match action {
-            Action::Program(id, programme) => (id, "programmed", self.store.configure(id, programme).await?),
-            Action::Reset(id, request) => (id, "reset", self.store.reset(id, leader, request).await?),
-            Action::Bury(id) => (id, "deleted", self.store.tombstone(id, leader).await?),
-        };
-        match written {
-            Written::Changed(revision) => tracing::info!(breaker = %id, revision, "{what}"),
-            Written::Unchanged(_) => {}
-            Written::OwnedElsewhere(owner) => tracing::warn!(breaker = %id, owner, "owned elsewhere; left alone"),
-            Written::Superseded => tracing::warn!(breaker = %id, "a newer operator of the same owner is at work"),
+            let now = store.now().await?;
+            for action in plan(Some(claim), config.as_ref(), &leader, now) {
+                programmer::apply(&*store, id, &action, &leader).await?;
+            }
+            let stored = programmer::read(&*store, id).await?;
+            let done = stored.config.as_ref().map(|config| config.last_reset.as_str());
+            if let Some(request) = requested_reset(document).filter(|request| done == Some(*request)) {
+                self.shared.actions(|actions| actions.set_handled(id, request));
+            }
+            self.report(document, Seen::Answers(&stored));
         }
         Ok(())
     }

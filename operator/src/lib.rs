@@ -1,11 +1,17 @@
 //! The operator: `CircuitBreaker` documents into the store, the store's state back.
 //!
-//! Today from files. Kubernetes will be another source of the same documents.
+//! The documents come from Kubernetes ([`cluster`]) or from files ([`file_mode`]). What to write into the store
+//! (`plan`) and what to report (`status`) is one rule for both.
 
+mod actions;
+#[cfg(feature = "kubernetes")]
+pub mod cluster;
+mod conditions;
 mod explain;
 pub mod file_mode;
 mod http;
 mod plan;
+mod programmer;
 mod source;
 mod status;
 

@@ -8,20 +8,37 @@ use std::sync::Arc;
 use std::time::Duration;
 use tiebar::cli::{LogFlags, StoreFlags, parse_flags, terminated};
 use tiebar::id::ServiceId;
+use tiebar::redis::RedisStore;
 
 /// Programs circuit breakers into Redis and reports their state.
 ///
-/// Reads `CircuitBreaker` documents from a file or folder, which it watches, and keeps what it programmed as the
-/// documents say.
+/// Reads `CircuitBreaker`s from Kubernetes, or from a file or folder, which it watches; keeps the store as they say, and
+/// reports the store's state back.
 #[derive(Debug, Parser)]
-#[command(name = "tiebar-operator", version)]
+#[command(name = "tiebar-operator", version = tiebar::cli::version())]
 struct Flags {
     #[command(subcommand)]
     command: Option<Command>,
-    /// A YAML or JSON file, or a folder of them, with CircuitBreakers; watched
+    /// A YAML or JSON file, or a folder of them, with CircuitBreakers, instead of Kubernetes; watched
     #[arg(long, env = "TIEBAR_OPERATOR_BREAKERS", value_name = "PATH")]
     breakers: Option<PathBuf>,
-    /// Who owns the breakers [default: host name and path]
+    /// A namespace to watch; repeatable [default: all of them]
+    #[arg(long, env = "TIEBAR_OPERATOR_NAMESPACE", value_name = "NAME", value_delimiter = ',')]
+    namespace: Vec<String>,
+    /// Statuses and events written to Kubernetes, per second; what concerns a transition goes first
+    #[arg(long, env = "TIEBAR_OPERATOR_KUBE_QPS", value_name = "N", default_value_t = 200,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    kube_qps: u32,
+    /// For tests: divides the periods after which things are looked at again
+    #[arg(
+        long,
+        env = "TIEBAR_OPERATOR_PACE",
+        value_name = "N",
+        default_value_t = 1,
+        hide = true
+    )]
+    pace: u32,
+    /// Who owns the breakers [default: the uid of kube-system with any --namespace; for files host name and path]
     #[arg(long, env = "TIEBAR_OPERATOR_CLUSTER_ID", value_name = "TEXT")]
     cluster_id: Option<String>,
     /// Where status and health are served; port 0 picks a free one, logged as `listening`
@@ -48,6 +65,9 @@ enum Command {
         #[arg(short, long, required = true, value_name = "FILE")]
         file: Vec<PathBuf>,
     },
+    /// Print the CustomResourceDefinition, for kubectl apply --server-side -f -
+    #[cfg(feature = "kubernetes")]
+    Crd,
     /// Say why a breaker did or did not trip
     Explain {
         /// NAME or NAMESPACE/NAME
@@ -65,6 +85,11 @@ async fn main() -> ExitCode {
     let result = match &flags.command {
         None | Some(Command::Run) => run(&flags).await,
         Some(Command::Validate { file }) => validate(file),
+        #[cfg(feature = "kubernetes")]
+        Some(Command::Crd) => {
+            print!("{}", crds::yaml());
+            Ok(())
+        }
         Some(Command::Explain { id }) => explain(&flags, id).await,
     };
     match result {
@@ -77,24 +102,49 @@ async fn main() -> ExitCode {
 }
 
 async fn run(flags: &Flags) -> Result<(), String> {
+    let store = flags.store.open()?;
+    let shutdown = terminated().map_err(|error| format!("cannot wait for signals: {error}"))?;
     let Some(path) = &flags.breakers else {
-        return Err("--breakers PATH is required: this version reads CircuitBreakers from files only".to_owned());
+        return run_in_cluster(flags, store, shutdown).await;
     };
     if !path.exists() {
         return Err(format!("--breakers {}: no such file or folder", path.display()));
     }
-    let store = Arc::new(flags.store.open()?);
-    let shutdown = terminated().map_err(|error| format!("cannot wait for signals: {error}"))?;
+    let keys = store.keys().clone();
     let settings = Settings {
         path: path.clone(),
         listen: flags.listen.clone(),
         owner: flags.cluster_id.clone(),
         every: Duration::from_secs(1),
     };
-    let operator = FileMode::bind(store, settings)
+    let operator = FileMode::bind(Arc::new(store), settings)
         .await
-        .map_err(|error| format!("cannot listen on {} (--listen): {error}", flags.listen))?;
+        .map_err(|error| format!("cannot start on {} (--listen): {error}", flags.listen))?
+        .with_keys(keys);
     operator.run(shutdown).await.map_err(|error| error.to_string())
+}
+
+#[cfg(feature = "kubernetes")]
+async fn run_in_cluster(
+    flags: &Flags,
+    store: RedisStore,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), String> {
+    let settings = operator::cluster::Settings {
+        listen: flags.listen.clone(),
+        namespaces: flags.namespace.clone(),
+        cluster_id: flags.cluster_id.clone(),
+        kube_qps: flags.kube_qps,
+        keys: store.keys().clone(),
+        pace: flags.pace,
+    };
+    let cluster = operator::cluster::Cluster::bind(Arc::new(store), settings).await?;
+    cluster.run(shutdown).await
+}
+
+#[cfg(not(feature = "kubernetes"))]
+async fn run_in_cluster(_: &Flags, _: RedisStore, _: impl Future<Output = ()> + Send) -> Result<(), String> {
+    Err("--breakers PATH is required: this build reads CircuitBreakers from files only".to_owned())
 }
 
 fn validate(paths: &[PathBuf]) -> Result<(), String> {

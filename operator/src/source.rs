@@ -57,6 +57,22 @@ pub fn read(path: &Path) -> Reading {
     reading
 }
 
+/// Keeps the last good version of what a bad edit took away: while anything is wrong, nothing counts as deleted.
+pub(crate) fn desired(good: &BTreeMap<ServiceId, Document>, reading: &Reading) -> BTreeMap<ServiceId, Document> {
+    let mut wanted = if reading.errors.is_empty() {
+        BTreeMap::new()
+    } else {
+        good.clone()
+    };
+    wanted.extend(
+        reading
+            .documents
+            .iter()
+            .map(|(id, (_, document))| (id.clone(), document.clone())),
+    );
+    wanted
+}
+
 fn files(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     if !path.is_dir() {
         std::fs::metadata(path)?;
@@ -128,6 +144,22 @@ mod tests {
             "{:?}",
             reading.errors
         );
+    }
+
+    #[test]
+    fn a_bad_edit_keeps_the_good_revision() {
+        let parsed = parse_documents(&document("a")).remove(0).unwrap();
+        let good = BTreeMap::from([(parsed.id.clone(), parsed)]);
+        let broken = FileError {
+            file: "a.yaml".into(),
+            message: "bad".to_owned(),
+        };
+        let reading = Reading {
+            errors: vec![broken],
+            ..Reading::default()
+        };
+        assert_eq!(desired(&good, &reading), good);
+        assert_eq!(desired(&good, &Reading::default()), BTreeMap::new());
     }
 
     #[test]

@@ -1,10 +1,92 @@
-//! The status of a breaker, as the resource reports it.
+//! The status of a breaker, as the resource reports it. Pure: what is declared, what the store says, what was reported
+//! before → what to report now. The same facts give the same text, so that equal means nothing to write.
 
-use serde_json::{Value, json};
+use crate::conditions::{Condition, render, with_ready};
+use crate::plan::{foreign_owner, is_paused, matches, requested_reset};
+use crds::Document;
+use serde_json::{Map, Value, json};
+use tiebar::id::ServiceId;
+use tiebar::policy::Mode;
 use tiebar::state::State;
-use tiebar::store::{Beat, Snapshot, StoredConfig};
+use tiebar::store::{Beat, Snapshot, StoreError, StoredConfig};
 
-fn name(state: State) -> &'static str {
+/// An instance beats every 10 s; one silent for longer than this without goodbye is lost, milliseconds.
+const LOST_MS: u64 = 25_000;
+/// A beat tells nothing about a revision younger than this, milliseconds.
+const REVISION_MS: u64 = 5_000;
+/// So many transitions within [`FLAPPING_MS`] are flapping …
+pub(crate) const FLAPPING: u64 = 20;
+const FLAPPING_MS: u64 = 60_000;
+/// … until so many take longer than this, so that the condition does not flap itself.
+const CALM_MS: u64 = 120_000;
+/// Names listed per status.
+const MAX_NAMES: usize = 10;
+
+/// What became of a document.
+#[derive(Debug, Clone)]
+pub(crate) enum Claimed<'a> {
+    /// It stands for its id.
+    Holds(&'a Document),
+    /// An older one does. Files have no age: the first one read counts.
+    #[cfg_attr(not(test), expect(dead_code))]
+    Conflicted(&'a Document, String),
+    /// It is not valid. Files in that state are not breakers at all.
+    #[cfg_attr(not(test), expect(dead_code))]
+    Invalid(String),
+}
+
+/// What the store says about an id.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stored {
+    pub(crate) config: Option<StoredConfig>,
+    pub(crate) snapshot: Option<Snapshot>,
+    pub(crate) beats: Vec<Beat>,
+    /// When the [`FLAPPING`]th last transition happened; 0: there were not so many.
+    pub(crate) flapping_since: u64,
+    /// The store's clock.
+    pub(crate) now: u64,
+}
+
+/// The store as the operator sees it.
+#[derive(Debug, Clone)]
+pub(crate) enum Seen<'a> {
+    /// Not asked yet.
+    NotYet,
+    /// Silent or refusing for ten seconds.
+    Lost(&'a StoreError),
+    /// It answers.
+    Answers(&'a Stored),
+}
+
+/// Everything a status is made from.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts<'a> {
+    /// None when the name cannot be one.
+    pub(crate) id: Option<&'a ServiceId>,
+    pub(crate) claimed: Claimed<'a>,
+    pub(crate) seen: Seen<'a>,
+    /// This operator's name.
+    pub(crate) owner: &'a str,
+    /// Why the last attempt to program failed.
+    pub(crate) write_error: Option<&'a str>,
+    /// The resource's generation; files have none.
+    pub(crate) generation: Option<i64>,
+    pub(crate) store_key: Option<String>,
+    /// Whether what changes all the time may be brought up to date: at most twice a minute.
+    pub(crate) refresh: bool,
+    /// What was reported before, or null.
+    pub(crate) previous: &'a Value,
+    /// RFC 3339, whole seconds.
+    pub(crate) now: &'a str,
+}
+
+/// The time for conditions: whole seconds.
+pub(crate) fn wall_clock() -> String {
+    let now = jiff::Timestamp::now();
+    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
+}
+
+pub(crate) fn state_name(state: State) -> &'static str {
     match state {
         State::Closed => "Closed",
         State::Open => "Open",
@@ -20,64 +102,577 @@ fn time(ms: u64) -> Option<String> {
 }
 
 /// What was judged by at the last trip.
-fn trip_snapshot(text: &str) -> Value {
-    let Ok(evidence) = serde_json::from_str::<Value>(text) else {
-        return Value::Null;
-    };
+fn trip_snapshot(text: &str) -> Option<Value> {
+    let evidence = serde_json::from_str::<Value>(text).ok()?;
     let number = |field: &str| evidence[field].as_u64().unwrap_or(0);
     let percent = |part: u64| (part * 100).checked_div(number("calls")).unwrap_or(0);
-    let list = |field: &str| evidence[field].as_array().cloned().unwrap_or_default();
-    json!({
+    let list = |field: &str, most: usize| -> Vec<Value> {
+        let list = evidence[field].as_array();
+        list.map_or_else(Vec::new, |list| list.iter().take(most).cloned().collect())
+    };
+    Some(json!({
         "failureRatePercent": percent(number("failures")),
         "slowCallRatePercent": percent(number("slow") + number("runningSlow")),
         "calls": number("calls"),
         "failures": number("failures"),
-        "causes": list("causes").iter().map(|pair| json!({"kind": pair[0], "count": pair[1]})).collect::<Vec<_>>(),
-        "topInstances": list("top").iter().map(|entry| entry[0].clone()).collect::<Vec<_>>(),
-    })
+        "causes": list("causes", 5).iter().map(|pair| json!({"kind": pair[0], "count": pair[1]})).collect::<Vec<_>>(),
+        "topInstances": list("top", 3).iter().map(|entry| entry[0].clone()).collect::<Vec<_>>(),
+    }))
 }
 
-/// Builds the status from what the store says.
-pub(crate) fn status(id: &str, config: &StoredConfig, snapshot: Option<&Snapshot>, beats: &[Beat]) -> Value {
-    let revision = config
-        .programmed
-        .as_ref()
-        .map_or(0, |programmed| programmed.config.revision);
-    let isolated: Vec<&str> = beats
+/// Who is there, by the heartbeats.
+fn instances(stored: &Stored, revision: u64) -> Value {
+    let is_live = |beat: &&Beat| stored.now.saturating_sub(beat.seen_at) < LOST_MS;
+    let live: Vec<&Beat> = stored.beats.iter().filter(is_live).collect();
+    let isolated: Vec<&str> = live
         .iter()
         .filter(|beat| beat.isolated)
         .map(|beat| beat.instance.as_str())
-        .take(10)
         .collect();
-    let mut status = json!({
-        "serviceId": id,
-        "state": "Closed",
-        "configRevision": revision,
-        "instances": {
-            "live": beats.len(),
-            "isolated": isolated.len(),
-            "outdated": beats.iter().filter(|beat| beat.revision != revision).count(),
-            "isolatedNames": isolated,
-        },
-        "lastHandledReset": config.last_reset,
-    });
-    if let Some(snapshot) = snapshot {
-        let view = &snapshot.view;
-        status["state"] = json!(name(view.state));
-        status["stateReason"] = json!(if view.ramp_age_ms.is_some() {
-            "Ramping"
-        } else {
-            view.reason.as_str()
-        });
-        status["lastTransitionTime"] = json!(time(snapshot.since));
-        status["previousState"] = json!(snapshot.previous.map(name));
-        status["openUntilTime"] = json!(time(snapshot.open_until));
-        status["rampUntilTime"] = json!(time(snapshot.ramp_until));
-        status["round"] = json!(view.round);
-        status["transitionCount"] = json!(snapshot.transitions);
-        if !snapshot.last_trip.is_empty() {
-            status["tripSnapshot"] = trip_snapshot(&snapshot.last_trip);
+    // A revision is minted from the store's clock, so it tells its own age.
+    let told = |beat: &&&Beat| beat.seen_at > revision.saturating_add(REVISION_MS);
+    json!({
+        "live": live.len(),
+        "lost": stored.beats.len() - live.len(),
+        "isolated": isolated.len(),
+        "outdated": live.iter().filter(told).filter(|beat| beat.revision != revision).count(),
+        "isolatedNames": isolated.iter().take(MAX_NAMES).collect::<Vec<_>>(),
+    })
+}
+
+/// A short word for what is wrong with the store.
+pub(crate) fn store_reason(error: &StoreError) -> &'static str {
+    let text = error.to_string();
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    match error {
+        _ if says(&["WRONGPASS", "NOAUTH", "AuthenticationFailed", "authentication failed"]) => "AuthFailed",
+        _ if says(&["NOPERM"]) => "PermissionDenied",
+        _ if says(&["READONLY", "ReadOnly", "read only"]) => "ReadOnly",
+        _ if says(&["LOADING"]) => "Loading",
+        _ if says(&["OOM"]) => "OutOfMemory",
+        StoreError::Unreachable(_) => "ConnectFailed",
+        StoreError::TimedOut(_) => "Timeout",
+        StoreError::Refused(_) => "Refused",
+        StoreError::Protocol(_) => "UnexpectedReply",
+    }
+}
+
+/// Builds the status.
+pub(crate) fn status(facts: &Facts<'_>) -> Value {
+    let mut status = Map::new();
+    let mut set = |name: &str, value: Option<Value>| {
+        if let Some(value) = value.filter(|value| !value.is_null()) {
+            status.insert(name.to_owned(), value);
+        }
+    };
+    set(
+        "observedGeneration",
+        facts.generation.map(|generation| json!(generation)),
+    );
+    set("serviceId", facts.id.map(|id| json!(id.as_str())));
+    set("storeKey", facts.store_key.clone().map(Value::String));
+    let keep = |name: &str| facts.previous.get(name).cloned();
+    match (&facts.claimed, &facts.seen) {
+        (Claimed::Conflicted(..), _) => {}
+        (_, Seen::Answers(stored)) => {
+            for (name, value) in circuit(facts, stored) {
+                set(name, value);
+            }
+        }
+        (_, Seen::NotYet | Seen::Lost(_)) => {
+            set("state", Some(json!("Unknown")));
+            // What stays true without the store.
+            for name in [
+                "previousState",
+                "lastTransitionTime",
+                "transitionCount",
+                "tripSnapshot",
+                "configRevision",
+            ] {
+                set(name, keep(name));
+            }
         }
     }
-    status
+    set("lastHandledReset", handled(facts).map(Value::String));
+    let conditions = with_ready(conditions(facts, status.get("instances")));
+    status.insert(
+        "conditions".to_owned(),
+        render(&conditions, facts.previous, facts.generation, facts.now),
+    );
+    Value::Object(status)
+}
+
+/// The last reset carried out. The status remembers the present request even when the store has lost it.
+fn handled(facts: &Facts<'_>) -> Option<String> {
+    let before = facts.previous["lastHandledReset"].as_str();
+    let requested = match &facts.claimed {
+        Claimed::Holds(document) => requested_reset(document),
+        _ => None,
+    };
+    let in_store = match facts.seen {
+        Seen::Answers(stored) => stored.config.as_ref().map(|config| config.last_reset.as_str()),
+        _ => None,
+    };
+    if before.is_some() && before == requested {
+        return before.map(str::to_owned);
+    }
+    in_store
+        .filter(|text| !text.is_empty() && !matches!(facts.claimed, Claimed::Conflicted(..)))
+        .or(before)
+        .map(str::to_owned)
+}
+
+/// The fields that tell of the circuit.
+fn circuit(facts: &Facts<'_>, stored: &Stored) -> Vec<(&'static str, Option<Value>)> {
+    let programmed = stored.config.as_ref().and_then(|config| config.programmed.as_ref());
+    let revision = programmed.map_or(0, |programmed| programmed.config.revision);
+    let forced = programmed.and_then(|programmed| programmed.config.forced);
+    let is_expired = |expires_at: u64| expires_at > 0 && expires_at <= stored.now;
+    let mut fields = vec![("configRevision", programmed.map(|_| json!(revision)))];
+    let held = facts.previous.get("instances").filter(|_| !facts.refresh).cloned();
+    fields.push(("instances", Some(held.unwrap_or_else(|| instances(stored, revision)))));
+    if let Some(forced) = forced {
+        let state = if forced.open {
+            State::ForcedOpen
+        } else {
+            State::ForcedClosed
+        };
+        let told = json!({
+            "state": state_name(state),
+            "until": time(forced.expires_at),
+            "expired": is_expired(forced.expires_at),
+        });
+        fields.push(("override", Some(without_nulls(told))));
+    }
+    let observes = programmed.is_some_and(|programmed| programmed.config.policy.mode == Mode::Observe);
+    let Some(snapshot) = &stored.snapshot else {
+        let state = match forced.filter(|forced| !is_expired(forced.expires_at)) {
+            Some(forced) if forced.open => State::ForcedOpen,
+            Some(_) => State::ForcedClosed,
+            None => State::Closed,
+        };
+        fields.push(("state", Some(json!(state_name(state)))));
+        return fields;
+    };
+    let view = &snapshot.view;
+    let trip = trip_snapshot(&snapshot.last_trip);
+    fields.push(("transitionCount", Some(json!(snapshot.transitions))));
+    fields.push(("tripSnapshot", trip));
+    if observes && !view.state.is_forced() {
+        // The machine is a shadow: it rejects nothing, so the circuit is closed.
+        let held = facts.previous["shadow"].get("wouldHaveRejected");
+        let rejected = held.filter(|_| !facts.refresh).cloned();
+        let shadow = json!({
+            "state": state_name(view.state),
+            "trips": snapshot.shadow_trips,
+            "lastTripTime": time(snapshot.shadow_last_trip),
+            "wouldHaveRejected": rejected.unwrap_or_else(|| json!(snapshot.shadow_rejected)),
+        });
+        fields.push(("state", Some(json!("Closed"))));
+        fields.push(("shadow", Some(without_nulls(shadow))));
+        return fields;
+    }
+    let ramping = view.ramp_age_ms.is_some();
+    let reason = if ramping { "Ramping" } else { view.reason.as_str() };
+    fields.extend([
+        ("state", Some(json!(state_name(view.state)))),
+        ("stateReason", Some(json!(reason))),
+        ("lastTransitionTime", time(snapshot.since).map(Value::String)),
+        ("previousState", snapshot.previous.map(|state| json!(state_name(state)))),
+        ("openUntilTime", time(snapshot.open_until).map(Value::String)),
+        ("rampUntilTime", time(snapshot.ramp_until).map(Value::String)),
+        ("round", Some(json!(view.round))),
+    ]);
+    fields
+}
+
+fn without_nulls(mut value: Value) -> Value {
+    if let Value::Object(fields) = &mut value {
+        fields.retain(|_, field| !field.is_null());
+    }
+    value
+}
+
+fn conditions(facts: &Facts<'_>, instances: Option<&Value>) -> Vec<Condition> {
+    let foreign = match facts.seen {
+        Seen::Answers(stored) => stored
+            .config
+            .as_ref()
+            .and_then(|config| foreign_owner(config, facts.owner, stored.now)),
+        _ => None,
+    };
+    let accepted = match (&facts.claimed, foreign) {
+        (Claimed::Invalid(message), _) => Condition::new("Accepted", Some(false), "Invalid", message.clone()),
+        (Claimed::Conflicted(_, winner), _) => Condition::new(
+            "Accepted",
+            Some(false),
+            "Conflicted",
+            format!("the older {winner} stands for this service id; delete one of them"),
+        ),
+        (Claimed::Holds(_), Some(owner)) => Condition::new(
+            "Accepted",
+            Some(false),
+            "OwnedElsewhere",
+            format!("{owner} programs this service id; it is taken over after 10 minutes of that owner's silence"),
+        ),
+        (Claimed::Holds(_), None) => Condition::new("Accepted", Some(true), "Accepted", "the specification is valid"),
+    };
+    let stalled = if accepted.holds == Some(false) {
+        Condition::new("Stalled", Some(true), &accepted.reason, accepted.message.clone())
+    } else {
+        Condition::new("Stalled", Some(false), "Progressing", "nothing is in the way")
+    };
+    let reachable = match facts.seen {
+        Seen::NotYet => Condition::new("StoreReachable", None, "Pending", "the store was not asked yet"),
+        Seen::Lost(error) => Condition::new("StoreReachable", Some(false), store_reason(error), error.to_string()),
+        Seen::Answers(_) => Condition::new("StoreReachable", Some(true), "Reachable", "the store answers"),
+    };
+    let programmed = programmed(facts, foreign);
+    vec![
+        accepted,
+        programmed,
+        reachable,
+        attached(facts, instances),
+        overridden(facts),
+        flapping(facts),
+        stalled,
+    ]
+}
+
+fn programmed(facts: &Facts<'_>, foreign: Option<&str>) -> Condition {
+    let condition = |holds, reason: &str, message: String| Condition::new("Programmed", holds, reason, message);
+    let Seen::Answers(stored) = facts.seen else {
+        return condition(None, "StoreUnreachable", "the store cannot be asked".to_owned());
+    };
+    let in_store = stored.config.as_ref().and_then(|config| config.programmed.as_ref());
+    match &facts.claimed {
+        Claimed::Conflicted(..) => condition(Some(false), "Conflicted", "another one is programmed".to_owned()),
+        Claimed::Invalid(_) => {
+            let kept = in_store.map_or_else(
+                || "nothing is programmed".to_owned(),
+                |good| format!("revision {} stays in force", good.config.revision),
+            );
+            condition(Some(false), "Invalid", kept)
+        }
+        Claimed::Holds(_) if foreign.is_some() => condition(
+            Some(false),
+            "OwnedElsewhere",
+            "another owner's is programmed".to_owned(),
+        ),
+        Claimed::Holds(document) => match in_store {
+            Some(stored) if matches(document, stored) => {
+                let message = format!("revision {} is in the store", stored.config.revision);
+                condition(Some(true), "Programmed", message)
+            }
+            _ if is_paused(document) => {
+                let message = "reconciliation is disabled by an annotation";
+                condition(Some(false), "Paused", message.to_owned())
+            }
+            _ => match facts.write_error {
+                Some(error) => condition(Some(false), "WriteFailed", error.to_owned()),
+                None => condition(Some(false), "Pending", "not in the store yet".to_owned()),
+            },
+        },
+    }
+}
+
+fn attached(facts: &Facts<'_>, instances: Option<&Value>) -> Condition {
+    let condition = |holds, reason: &str, message: String| Condition::new("Attached", holds, reason, message);
+    let Some(instances) = instances.filter(|_| matches!(facts.claimed, Claimed::Holds(_))) else {
+        return condition(None, "Unknown", "the instances are not known".to_owned());
+    };
+    let number = |field: &str| instances[field].as_u64().unwrap_or(0);
+    match (number("live"), number("outdated")) {
+        (0, _) => condition(Some(false), "NoInstances", "no instance uses this breaker".to_owned()),
+        (live, 0) => condition(
+            Some(true),
+            "InstancesAttached",
+            format!("live instances: {live}, all of them up to date"),
+        ),
+        (live, outdated) => condition(
+            Some(false),
+            "RevisionLag",
+            format!("{outdated} of {live} instances act by another revision"),
+        ),
+    }
+}
+
+fn overridden(facts: &Facts<'_>) -> Condition {
+    let condition = |holds, reason: &str, message: String| Condition::new("Overridden", holds, reason, message);
+    let (Claimed::Holds(document) | Claimed::Conflicted(document, _)) = &facts.claimed else {
+        return condition(None, "Invalid", "the specification is not valid".to_owned());
+    };
+    let Some((wanted, forced)) = document.spec.r#override.as_ref().zip(document.resolved.forced) else {
+        return condition(Some(false), "NotOverridden", "no override is set".to_owned());
+    };
+    let now = match facts.seen {
+        Seen::Answers(stored) => stored.now,
+        _ => 0,
+    };
+    if forced.expires_at > 0 && forced.expires_at <= now {
+        let message = "the override's time is over; remove it from the specification";
+        return condition(Some(false), "Expired", message.to_owned());
+    }
+    let state = if forced.open {
+        State::ForcedOpen
+    } else {
+        State::ForcedClosed
+    };
+    let reason = wanted.reason.clone().unwrap_or_default();
+    condition(Some(true), state_name(state), reason)
+}
+
+fn flapping(facts: &Facts<'_>) -> Condition {
+    let Seen::Answers(stored) = facts.seen else {
+        return Condition::new("Flapping", None, "StoreUnreachable", "the store cannot be asked");
+    };
+    let conditions = facts.previous["conditions"].as_array();
+    let was = conditions.is_some_and(|list| {
+        let is_it = |condition: &&Value| condition["type"] == "Flapping" && condition["status"] == "True";
+        list.iter().find(is_it).is_some()
+    });
+    let span = if was { CALM_MS } else { FLAPPING_MS };
+    if stored.flapping_since > 0 && stored.now.saturating_sub(stored.flapping_since) < span {
+        let message = format!("{FLAPPING} transitions or more within {} s", FLAPPING_MS / 1_000);
+        return Condition::new("Flapping", Some(true), "ManyTransitions", message);
+    }
+    Condition::new("Flapping", Some(false), "Steady", "the state changes rarely")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tiebar::memory::MemoryStore;
+    use tiebar::state::Kind;
+    use tiebar::store::{Batch, Exchange, Leader, Outcome, Programme, Store as _};
+
+    fn document(spec: &str) -> Document {
+        let text = format!(
+            "apiVersion: tiebar.dev/v1alpha1\nkind: CircuitBreaker\nmetadata: {{name: a, namespace: shop}}\nspec: {spec}\n"
+        );
+        crds::parse_documents(&text).remove(0).unwrap()
+    }
+
+    fn facts<'a>(document: &'a Document, stored: &'a Stored, previous: &'a Value) -> Facts<'a> {
+        Facts {
+            id: Some(&document.id),
+            claimed: Claimed::Holds(document),
+            seen: Seen::Answers(stored),
+            owner: "me",
+            write_error: None,
+            generation: Some(3),
+            store_key: None,
+            refresh: true,
+            previous,
+            now: "2026-01-01T00:00:00Z",
+        }
+    }
+
+    /// A store in which the breaker was programmed and tripped.
+    async fn tripped(document: &Document) -> Stored {
+        let store = MemoryStore::new();
+        let leader = Leader {
+            owner: "me".to_owned(),
+            ..Leader::default()
+        };
+        let resolved = document.resolved.clone();
+        let programme = Programme {
+            leader,
+            spec: resolved.json,
+            policy: resolved.policy,
+            forced: resolved.forced,
+        };
+        store.configure(&document.id, &programme).await.unwrap();
+        let mut request = Exchange {
+            instance: "i".to_owned(),
+            boot: "b".to_owned(),
+            seed: true,
+            ..Exchange::default()
+        };
+        let seeded = store.exchange(&document.id, &request).await.unwrap();
+        let failure = Outcome {
+            kind: Kind::Failure,
+            cause: 0,
+        };
+        request.batch = Some(Batch {
+            number: 1,
+            generation: seeded.view.unwrap().generation,
+            outcomes: vec![failure; 5],
+            causes: vec!["503".to_owned()],
+            ..Batch::default()
+        });
+        store.exchange(&document.id, &request).await.unwrap();
+        crate::programmer::read(&store, &document.id).await.unwrap()
+    }
+
+    fn condition<'a>(status: &'a Value, kind: &str) -> (&'a str, &'a str) {
+        let list = status["conditions"].as_array().unwrap();
+        let found = list.iter().find(|condition| condition["type"] == kind).unwrap();
+        (found["status"].as_str().unwrap(), found["reason"].as_str().unwrap())
+    }
+
+    const TRIPS: &str = "{trip: {consecutiveFailures: 5, minimumInstances: 1}}";
+
+    #[tokio::test]
+    async fn an_open_circuit_is_ready_and_the_same_facts_give_the_same_status() {
+        let document = document(TRIPS);
+        let stored = tripped(&document).await;
+        let first = status(&facts(&document, &stored, &Value::Null));
+        assert_eq!(
+            (&first["state"], &first["stateReason"]),
+            (&json!("Open"), &json!("ConsecutiveFailures"))
+        );
+        assert_eq!(
+            (&first["previousState"], &first["round"]),
+            (&json!("Closed"), &json!(1))
+        );
+        assert_eq!(first["tripSnapshot"]["causes"], json!([{"kind": "503", "count": 5}]));
+        assert!(first["openUntilTime"].is_string(), "{first}");
+        for (kind, expected) in [
+            ("Ready", ("True", "Ready")),
+            ("Attached", ("False", "NoInstances")),
+            ("Flapping", ("False", "Steady")),
+            ("Overridden", ("False", "NotOverridden")),
+            ("Stalled", ("False", "Progressing")),
+        ] {
+            assert_eq!(condition(&first, kind), expected, "{kind}");
+        }
+        let mut again = facts(&document, &stored, &first);
+        again.now = "2026-01-02T00:00:00Z";
+        assert_eq!(status(&again), first);
+    }
+
+    #[tokio::test]
+    async fn observe_shows_a_closed_circuit_and_its_shadow() {
+        let document = document("{mode: Observe, trip: {consecutiveFailures: 5, minimumInstances: 1}}");
+        let stored = tripped(&document).await;
+        let status = status(&facts(&document, &stored, &Value::Null));
+        assert_eq!(
+            (&status["state"], &status["shadow"]["state"]),
+            (&json!("Closed"), &json!("Open"))
+        );
+        assert_eq!(status["shadow"]["trips"], 1);
+        assert!(status["openUntilTime"].is_null());
+    }
+
+    #[tokio::test]
+    async fn without_the_store_the_state_is_unknown_and_what_stays_true_stays() {
+        let document = document(TRIPS);
+        let stored = tripped(&document).await;
+        let before = status(&facts(&document, &stored, &Value::Null));
+        let error = StoreError::Unreachable("refused".to_owned());
+        let mut lost = facts(&document, &stored, &before);
+        lost.seen = Seen::Lost(&error);
+        let after = status(&lost);
+        assert_eq!(
+            (&after["state"], &after["tripSnapshot"]),
+            (&json!("Unknown"), &before["tripSnapshot"])
+        );
+        assert!(after["openUntilTime"].is_null() && after["instances"].is_null());
+        assert_eq!(condition(&after, "Ready"), ("False", "ConnectFailed"));
+        assert_eq!(condition(&after, "StoreReachable"), ("False", "ConnectFailed"));
+        assert_eq!(condition(&after, "Programmed"), ("Unknown", "StoreUnreachable"));
+        assert_eq!(condition(&after, "Accepted"), ("True", "Accepted"));
+    }
+
+    #[tokio::test]
+    async fn whoever_may_not_program_is_stalled_and_says_why() {
+        let document = document(TRIPS);
+        let stored = tripped(&document).await;
+        let mut loser = facts(&document, &stored, &Value::Null);
+        loser.claimed = Claimed::Conflicted(&document, "shop/older".to_owned());
+        let told = status(&loser);
+        assert_eq!(condition(&told, "Stalled"), ("True", "Conflicted"));
+        assert!(told["state"].is_null());
+        let mut invalid = facts(&document, &stored, &Value::Null);
+        invalid.claimed = Claimed::Invalid("spec.trip: bad".to_owned());
+        let told = status(&invalid);
+        assert_eq!(condition(&told, "Accepted"), ("False", "Invalid"));
+        assert_eq!(told["state"], "Open", "the last good revision is in force");
+        let mut foreign = facts(&document, &stored, &Value::Null);
+        foreign.owner = "another";
+        let told = status(&foreign);
+        assert_eq!(condition(&told, "Ready"), ("False", "OwnedElsewhere"));
+        assert_eq!(condition(&told, "Stalled"), ("True", "OwnedElsewhere"));
+    }
+
+    #[tokio::test]
+    async fn what_changes_all_the_time_is_held_until_it_may_be_refreshed() {
+        let document = document(TRIPS);
+        let mut stored = tripped(&document).await;
+        let before = status(&facts(&document, &stored, &Value::Null));
+        let revision = before["configRevision"].as_u64().unwrap();
+        let beat = |instance: &str, revision, seen_at| Beat {
+            instance: instance.to_owned(),
+            revision,
+            seen_at,
+            ..Beat::default()
+        };
+        stored.now = revision + 60_000;
+        stored.beats = vec![
+            beat("fine", revision, stored.now),
+            beat("old", 1, stored.now),
+            beat("not asked yet", 1, revision),
+        ];
+        let mut held = facts(&document, &stored, &before);
+        held.refresh = false;
+        assert_eq!(status(&held), before);
+        let now = status(&facts(&document, &stored, &before));
+        assert_eq!(
+            now["instances"],
+            json!({"live": 2, "lost": 1, "isolated": 0, "outdated": 1, "isolatedNames": []})
+        );
+        assert_eq!(condition(&now, "Attached"), ("False", "RevisionLag"));
+    }
+
+    #[tokio::test]
+    async fn a_reset_stays_remembered_when_the_store_forgot_it() {
+        let mut document = document(TRIPS);
+        let request = crate::plan::RESET.to_owned();
+        document.annotations.insert(request, "r2".to_owned());
+        let mut stored = tripped(&document).await;
+        let remembered = json!({"lastHandledReset": "r2"});
+        assert_eq!(
+            status(&facts(&document, &stored, &remembered))["lastHandledReset"],
+            "r2"
+        );
+        stored.config.as_mut().unwrap().last_reset = "r1".to_owned();
+        assert_eq!(
+            status(&facts(&document, &stored, &remembered))["lastHandledReset"],
+            "r2"
+        );
+        stored.config.as_mut().unwrap().last_reset = "r2".to_owned();
+        let older = json!({"lastHandledReset": "r1"});
+        assert_eq!(status(&facts(&document, &stored, &older))["lastHandledReset"], "r2");
+    }
+
+    #[tokio::test]
+    async fn flapping_begins_and_ends_late() {
+        let document = document(TRIPS);
+        let mut stored = tripped(&document).await;
+        stored.flapping_since = stored.now - 59_000;
+        let flaps = status(&facts(&document, &stored, &Value::Null));
+        assert_eq!(condition(&flaps, "Flapping").0, "True");
+        stored.now += 30_000;
+        assert_eq!(
+            condition(&status(&facts(&document, &stored, &Value::Null)), "Flapping").0,
+            "False"
+        );
+        assert_eq!(
+            condition(&status(&facts(&document, &stored, &flaps)), "Flapping").0,
+            "True"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_store_has_a_word() {
+        for (text, word) in [
+            ("WRONGPASS invalid username-password pair", "AuthFailed"),
+            ("NOPERM this user has no permissions", "PermissionDenied"),
+            ("READONLY You can't write against a read only replica.", "ReadOnly"),
+            ("something else", "Refused"),
+        ] {
+            assert_eq!(store_reason(&StoreError::Refused(text.to_owned())), word);
+        }
+    }
 }

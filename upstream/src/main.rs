@@ -13,7 +13,7 @@ use upstream::{FaultProfile, LATENCY_MS_MAX, Upstream};
 /// gRPC answers.
 #[derive(Debug, Parser)]
 // Negative numbers are values out of range, not unknown flags.
-#[command(name = "tiebar-upstream", version, allow_negative_numbers = true)]
+#[command(name = "tiebar-upstream", version = tiebar::cli::version(), allow_negative_numbers = true)]
 struct Flags {
     /// The address to listen on; port 0 picks a free one, logged as `listening`
     #[arg(

@@ -103,6 +103,8 @@ pub(super) struct Recorder {
     governor: Governor,
     local: Local,
     local_view: Option<Heard>,
+    /// Why the store last failed, for the one line that says so.
+    last_error: String,
     alone_since: Option<Instant>,
     rng: u64,
 }
@@ -155,6 +157,7 @@ impl Recorder {
             gauge_at: now,
             governor: Governor::Shared,
             local_view: None,
+            last_error: String::new(),
             alone_since: None,
             rng,
         }
@@ -310,7 +313,8 @@ impl Recorder {
         let policy = self
             .policy()
             .map_or_else(StoreFailurePolicy::default, |policy| policy.store_failure);
-        tracing::warn!(breaker = %self.inner.id, ?policy, "the store is gone; going on without it");
+        let error = std::mem::take(&mut self.last_error);
+        tracing::warn!(breaker = %self.inner.id, ?policy, error, "the store is gone; going on without it");
         self.governor = Governor::Fallback;
         if let Some(config) = self.local_config() {
             let memory = self.heard.as_ref().map(|heard| heard.memory(now));
@@ -336,7 +340,10 @@ impl Recorder {
 
     /// An instance whose own window meets the rule for a resync interval, without a shared trip, opens alone.
     fn consider_isolation(&mut self, now: Instant) {
-        let Some(config) = self.local_config() else { return };
+        let Some(config) = self.local_config() else {
+            self.alone_since = None;
+            return;
+        };
         let shared_closed = self
             .heard
             .as_ref()
@@ -533,7 +540,9 @@ impl Recorder {
         {
             until = until.min(since + self.settings.store_patience);
         }
-        if let Some(since) = self.alone_since {
+        if let Some(since) = self.alone_since
+            && self.governor == Governor::Shared
+        {
             until = until.min(since + self.settings.resync);
         }
         if self.governor != Governor::Shared || self.ramping() {
@@ -669,6 +678,7 @@ impl Recorder {
     fn fail(&mut self, error: &StoreError) {
         let now = Instant::now();
         tracing::debug!(breaker = %self.inner.id, %error, "no answer from the store");
+        self.last_error = error.to_string();
         self.store_up.store(false, Ordering::Relaxed);
         self.failing_since.get_or_insert(now);
         self.backoff = (self.backoff * 2).min(BACKOFF.1);

@@ -51,13 +51,16 @@ pub fn configure(row: &mut Row, id: &ServiceId, programme: &Programme, now: u64)
         .as_ref()
         .and_then(|stored| stored.config.as_ref().map(|config| (config, &stored.spec)));
     let before = stored.map_or(0, |(config, _)| config.revision);
+    // The configuration may have been lost, and the clock set back, since the state was last judged by one: below that
+    // one's revision nothing new would be obeyed.
+    let judged = row.data.as_ref().map_or(0, |data| data.core.revision);
     let unchanged = stored.is_some_and(|(config, spec)| {
         config.policy == programme.policy && config.forced == programme.forced && *spec == programme.spec
-    });
+    }) && before >= judged;
     let revision = if unchanged {
         before
     } else {
-        (before + 1).max(now).max(floor + 1)
+        (before.max(judged) + 1).max(now).max(floor + 1)
     };
     row.config = Some(ConfigRow {
         config: Some(Config {
@@ -95,8 +98,11 @@ pub fn tombstone(row: &mut Row, leader: &Leader, now: u64) -> Written {
     let revision = stored
         .and_then(|stored| stored.config.as_ref())
         .map_or(0, |config| config.revision);
-    let generation = row.data.as_ref().map_or(0, |data| data.core.generation);
-    let floor = floor.max(revision).max(generation);
+    let state = row
+        .data
+        .as_ref()
+        .map_or(0, |data| data.core.generation.max(data.core.revision));
+    let floor = floor.max(revision).max(state);
     *row = Row {
         config: Some(ConfigRow {
             config: None,

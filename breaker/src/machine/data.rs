@@ -3,8 +3,12 @@
 use super::window::{Buckets, Slots, Sums};
 use crate::policy::{Config, Mode, Policy, Window};
 use crate::state::{Reason, State};
-use crate::store::{Event, InstanceShare, Leader, Snapshot, View};
+use crate::store::{Bucket, Event, InstanceShare, Leader, Snapshot, View};
 use std::collections::{BTreeMap, VecDeque};
+
+/// Two decisions are further apart only when the store's clock was set or nobody called, milliseconds: instances resync
+/// each second, at most every four when their fleet is large.
+const LEAP_MS: u64 = 20_000;
 
 /// Everything under one service id.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -132,6 +136,8 @@ pub struct Core {
     pub before: u64,
     /// The last sweep.
     pub swept_at: u64,
+    /// When the clock last leapt by more than [`LEAP_MS`]; nobody is forgotten on the strength of that.
+    pub leapt_at: u64,
     /// Instances known at the last sweep, and new ones since.
     pub known: u64,
     /// The next instance's number.
@@ -236,6 +242,7 @@ impl Core {
             in_second: 0,
             before: 0,
             swept_at: now,
+            leapt_at: 0,
             known: 0,
             next_index: 1,
             last_trip: String::new(),
@@ -249,6 +256,9 @@ impl Core {
         if reading < self.clock {
             self.offset += self.clock - reading;
         } else {
+            if reading - self.clock >= LEAP_MS {
+                self.leapt_at = reading;
+            }
             self.clock = reading;
         }
     }
@@ -270,6 +280,24 @@ impl Core {
             State::HalfOpen => self.failed,
             State::Open | State::ForcedOpen => self.frozen,
         }
+    }
+
+    /// The causes of the last `failures` failures with their counts, most first, at most five.
+    #[must_use]
+    pub fn ranked_causes(&self, failures: u64) -> Vec<(String, u64)> {
+        let mut counts = vec![0_u64; self.causes.len()];
+        let skip = (self.recent.len() as u64).saturating_sub(failures) as usize;
+        for index in &self.recent[skip..] {
+            if let Some(count) = counts.get_mut(usize::from(*index)) {
+                *count += 1;
+            }
+        }
+        let mut ranked: Vec<usize> = (0..counts.len()).filter(|index| counts[*index] > 0).collect();
+        ranked.sort_by(|a, b| counts[*b].cmp(&counts[*a]).then(a.cmp(b)));
+        let named = ranked.iter().take(5);
+        named
+            .map(|index| (self.causes[*index].clone(), counts[*index]))
+            .collect()
     }
 
     /// An instant of the breaker's clock on the store's.
@@ -373,6 +401,35 @@ impl Data {
             slow: sums.slow,
             leases: core.leases.iter().filter(|lease| lease.deadline > core.clock).count() as u64,
             finished: core.finished,
+            failed: core.failed,
+            permitted: core.permitted,
+            round_until: if core.granted_at > 0 {
+                core.visible(core.granted_at + policy.half_open_ms)
+            } else {
+                0
+            },
+            run: core.run,
+            last_failure: if core.last_failure > 0 {
+                core.visible(core.last_failure)
+            } else {
+                0
+            },
+            causes: core.ranked_causes(match core.state {
+                State::HalfOpen => core.failed,
+                _ => sums.failing.max(core.run),
+            }),
+            buckets: match core.window {
+                Window::Count(_) => Vec::new(),
+                Window::Time(_) => {
+                    let part = |(number, sums): &(u64, Sums)| Bucket {
+                        number: *number,
+                        calls: sums.calls,
+                        failing: sums.failing,
+                        slow: sums.slow,
+                    };
+                    core.buckets.0.iter().map(part).collect()
+                }
+            },
             last_trip: core.last_trip.clone(),
             shadow_trips: core.shadow_trips,
             shadow_last_trip: if core.shadow_last_trip > 0 {

@@ -514,14 +514,17 @@ impl<'a> Turn<'a> {
     fn sweep(&mut self, data: &mut Data) {
         let now = data.core.clock;
         data.core.swept_at = now;
+        // I6: a batch may be retried for 10 s of the instance's time, whatever the store's clock does meanwhile.
+        let settled = data.core.leapt_at == 0 || now - data.core.leapt_at >= FORGET_MS;
+        let silent = |at: u64| settled && now - at >= FORGET_MS;
         let kept: Vec<String> = data
             .instances
             .iter()
-            .filter(|(_, record)| now - record.seen < FORGET_MS || data.share(record).calls > 0)
+            .filter(|(_, record)| !silent(record.seen) || data.share(record).calls > 0)
             .map(|(name, _)| name.clone())
             .collect();
         data.instances.retain(|name, _| kept.contains(name));
-        data.boots.retain(|_, marker| now - marker.at < FORGET_MS);
+        data.boots.retain(|_, marker| !silent(marker.at));
         data.core.known = data.instances.len() as u64;
         data.core.gauge = judge::shares(data).iter().map(|share| share.gauge).sum();
     }
@@ -594,17 +597,10 @@ fn no_evidence() -> String {
 
 /// Counts of the last `failures` causes, most first, at most five, as JSON pairs.
 fn causes_json(core: &Core, failures: u64) -> String {
-    let mut counts = vec![0_u64; core.causes.len()];
-    let skip = (core.recent.len() as u64).saturating_sub(failures) as usize;
-    for index in &core.recent[skip..] {
-        counts[usize::from(*index)] += 1;
-    }
-    let mut ranked: Vec<usize> = (0..counts.len()).filter(|index| counts[*index] > 0).collect();
-    ranked.sort_by(|a, b| counts[*b].cmp(&counts[*a]).then(a.cmp(b)));
-    let pairs: Vec<String> = ranked
+    let pairs: Vec<String> = core
+        .ranked_causes(failures)
         .iter()
-        .take(5)
-        .map(|index| format!("[\"{}\",{}]", core.causes[*index], counts[*index]))
+        .map(|(cause, count)| format!("[\"{cause}\",{count}]"))
         .collect();
     format!("[{}]", pairs.join(","))
 }

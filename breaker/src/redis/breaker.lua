@@ -24,6 +24,7 @@
 --                   frz frozen failures, lf last failure, ga first grant, per permitted, fin, bad, slo (finished, failed,
 --                   slow probes), nl next lease, ls leases {id, instance, deadline, ...}, cz causes, rc recent causes,
 --                   sht, shl, shr (shadow trips, last, rejected), sec, cur, bef (decisions per second), swp last sweep,
+--                   lp the clock's last leap,
 --                   kno known instances, nix next index, trip last evidence, mf failures last written to key 2
 --   i:<instance>    msgpack {index, seen, gauge, its generation, isolated, rejected at, wid, w}
 --   b:<boot>        msgpack {at, batch number, token, its generation, first lease, count}
@@ -41,7 +42,7 @@ local ENFORCE, OBSERVE, DISABLED = 0, 1, 2
 local SEEDED, RESEEDED, RUN, FAILING, SLOW, ISOLATED, WAITED, PASSED, FAILED, TIMEDOUT, LOST, FORCED, LAPSED, RESET, MODED =
   0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
 local NAMES = {[0] = 'closed', 'open', 'half_open', 'forced_open', 'forced_closed'}
-local GAUGE_SILENCE, FORGET, MAX_RETRY = 5000, 60000, 500
+local GAUGE_SILENCE, FORGET, LEAP, MAX_RETRY = 5000, 60000, 20000, 500
 -- Bound by `begin`: while a library loads, the server hides its own libraries.
 local floor, min, max, call, pack, unpack_
 
@@ -121,6 +122,7 @@ local function tick()
   if reading < c.clk then
     c.off, stepped = c.off + c.clk - reading, true
   else
+    if reading - c.clk >= LEAP then c.lp = reading end
     c.clk = reading
   end
 end
@@ -626,11 +628,12 @@ end
 
 local function sweep()
   c.swp = c.clk
+  local settled = c.lp == 0 or c.clk - c.lp >= FORGET
   local gone, known, gauge = {}, 1, mine[4] == c.gen and mine[3] or 0
   local kept = {}
   for _, o in ipairs(read_others()) do
     local r = o[2]
-    if c.clk - r[2] < FORGET or share(r) > 0 then
+    if not settled or c.clk - r[2] < FORGET or share(r) > 0 then
       kept[#kept + 1], known = o, known + 1
       if r[4] == c.gen and c.clk - r[2] < GAUGE_SILENCE then gauge = gauge + r[3] end
     else
@@ -641,7 +644,7 @@ local function sweep()
   local all = call('HKEYS', kdata)
   for _, field in ipairs(all) do
     if string.sub(field, 1, 2) == 'b:' and field ~= 'b:' .. ARGV[7] then
-      if c.clk - unpack_(call('HGET', kdata, field))[1] >= FORGET then gone[#gone + 1] = field end
+      if settled and c.clk - unpack_(call('HGET', kdata, field))[1] >= FORGET then gone[#gone + 1] = field end
     end
   end
   for i = 1, #gone, 1000 do call('HDEL', kdata, unpack(gone, i, min(i + 999, #gone))) end
@@ -741,7 +744,7 @@ local function new_core()
   return {v = LAYOUT, seq = 0, gen = 0, st = CLOSED, why = SEEDED, since = now, till = 0, lo = 0, rnd = 0, strk = 0,
     clk = now, off = 0, trs = 0, prev = -1, mode = R.mode, ramp = 0, wt = R.wt, wl = R.wl, wid = 0, rev = revision,
     w = {}, sl = '', run = 0, runat = 0, runby = {}, gau = 0, frz = 0, lf = 0, ga = 0, per = 0, fin = 0, bad = 0, slo = 0,
-    nl = 1, ls = {}, cz = {}, rc = '', sht = 0, shl = 0, shr = 0, sec = 0, cur = 0, bef = 0, swp = now, kno = 0, nix = 1,
+    nl = 1, ls = {}, cz = {}, rc = '', sht = 0, shl = 0, shr = 0, sec = 0, cur = 0, bef = 0, swp = now, lp = 0, kno = 0, nix = 1,
     trip = '', mf = -1}
 end
 
@@ -918,9 +921,11 @@ local function configure()
   local override = ARGV[11] == '' and {-1, 0} or numbers(ARGV[11])
   local before = (p and p[2] == 0) and p[1] or 0
   local function packed(rev) return pack({rev, 0, void, override[1], override[2], unpack(wanted)}) end
-  local unchanged = before > 0 and packed(before) == call('HGET', KEYS[4], 'p')
+  local core = call('HGET', kdata, 'core')
+  local judged = core and unpack_(core).rev or 0
+  local unchanged = before > 0 and before >= judged and packed(before) == call('HGET', KEYS[4], 'p')
     and call('HGET', KEYS[4], 'spec') == ARGV[12]
-  local rev = unchanged and before or max(before + 1, now, void + 1)
+  local rev = unchanged and before or max(before + 1, judged + 1, now, void + 1)
   if not unchanged then
     call('PERSIST', KEYS[4])
     call('HSET', KEYS[4], 'p', packed(rev), 'revision', int(rev), 'spec', ARGV[12])
@@ -938,8 +943,8 @@ local function tombstone()
   if refused then return refused end
   if p and p[2] == 1 then return {1, void, ''} end
   local packed = call('HGET', kdata, 'core')
-  local generation = packed and unpack_(packed).gen or 0
-  local ground = max(void, p and p[1] or 0, generation)
+  local core = packed and unpack_(packed) or {gen = 0, rev = 0}
+  local ground = max(void, p and p[1] or 0, core.gen, core.rev)
   for _, key in ipairs(KEYS) do call('DEL', key) end
   call('HSET', KEYS[4], 'p', pack({0, 1, ground, -1, 0}))
   sign()

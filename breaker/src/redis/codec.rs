@@ -493,6 +493,7 @@ pub fn data(hash: &HashMap<String, Vec<u8>>) -> StoreResult<Option<Data>> {
         in_second: n("cur")?,
         before: n("bef")?,
         swept_at: n("swp")?,
+        leapt_at: n("lp")?,
         known: n("kno")?,
         next_index: n("nix")?,
         last_trip: string(field("trip")?)?,

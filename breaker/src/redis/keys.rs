@@ -40,6 +40,12 @@ impl Keys {
         }
     }
 
+    /// What stands before every key.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// One key of a breaker, by its suffix.
     #[must_use]
     pub fn of(&self, id: &ServiceId, suffix: &str) -> String {

@@ -9,11 +9,11 @@ mod keys;
 pub use keys::{KeyStyle, Keys, SUFFIXES};
 
 use crate::id::ServiceId;
-use crate::machine::ConfigRow;
+use crate::machine::{ConfigRow, Data};
 use crate::policy::Policy;
 use crate::store::{
     Announcement, Beat, Event, Exchange, Leader, Programme, Programmed, Reply, Snapshot, Store, StoreError,
-    StoreResult, StoredConfig, Written,
+    StoreResult, StoredConfig, Survey, Written,
 };
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -34,6 +34,8 @@ const ANNOUNCEMENTS: usize = 4_096;
 const TIMEOUTS_BEFORE_RECONNECT: u32 = 3;
 /// Heartbeats this old are gone, milliseconds.
 const FORGET_MS: u64 = 60_000;
+/// Breakers read in one round trip by those who watch all: 300 commands hold the server for less than a millisecond.
+const SURVEY_CHUNK: usize = 100;
 
 /// Where and how to reach Redis.
 #[derive(Debug, Clone)]
@@ -111,10 +113,16 @@ impl RedisStore {
         let url = settings.url.replacen("redis+unix://", "unix://", 1);
         let info = redis::IntoConnectionInfo::into_connection_info(url).map_err(refused)?;
         let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
-        let resp3 = info
+        let mut resp3 = info
             .redis_settings()
             .clone()
             .set_protocol(redis::ProtocolVersion::RESP3);
+        if let Some(username) = &settings.username {
+            resp3 = resp3.set_username(username);
+        }
+        if let Some(password) = &settings.password {
+            resp3 = resp3.set_password(password);
+        }
         let client = redis::Client::open(info.set_tcp_settings(tcp).set_redis_settings(resp3)).map_err(refused)?;
         Ok(Self {
             client,
@@ -277,6 +285,19 @@ impl RedisStore {
         })
     }
 
+    /// What the server does when its memory is full (`maxmemory-policy`). Anything but `noeviction` may take a breaker's
+    /// state away.
+    ///
+    /// # Errors
+    /// When the server cannot be asked; a user may also lack the right to `INFO`.
+    pub async fn eviction_policy(&self) -> StoreResult<String> {
+        let text: String = self.query(redis::cmd("INFO").arg("memory")).await?;
+        let policy = text.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+        policy
+            .map(|policy| policy.trim().to_owned())
+            .ok_or_else(|| StoreError::Protocol("INFO memory without maxmemory_policy".to_owned()))
+    }
+
     /// The server's clock, or the tests'.
     async fn clock_now(&self) -> StoreResult<u64> {
         if let Some(clock) = &self.clock {
@@ -386,6 +407,45 @@ fn read_beat(instance: &str, text: &str) -> Option<Beat> {
     })
 }
 
+fn stored_config(row: ConfigRow) -> StoredConfig {
+    StoredConfig {
+        programmed: row.config.map(|config| Programmed { config, spec: row.spec }),
+        leader: row.leader,
+        owner_seen_at: row.seen_at,
+        last_reset: row.last_reset,
+        floor: row.floor,
+    }
+}
+
+fn snapshot(data: &Data, row: Option<&ConfigRow>, now: u64) -> Snapshot {
+    let config = row.and_then(|row| row.config.as_ref());
+    let policy = config.map_or_else(Policy::default, |config| config.policy.clone());
+    let forced_until = config
+        .and_then(|config| config.forced)
+        .map_or(0, |forced| forced.expires_at);
+    data.snapshot(&policy, forced_until, config.map_or(0, |config| config.revision), now)
+}
+
+fn beats(hash: &HashMap<String, Vec<u8>>, now: u64) -> Vec<Beat> {
+    let read = |(name, text): (&String, &Vec<u8>)| read_beat(name, std::str::from_utf8(text).ok()?);
+    let mut beats: Vec<Beat> = hash.iter().filter_map(read).collect();
+    beats.retain(|beat| now.saturating_sub(beat.seen_at) < FORGET_MS);
+    beats.sort_by(|a, b| a.instance.cmp(&b.instance));
+    beats
+}
+
+type Hash = HashMap<String, Vec<u8>>;
+
+fn survey(config: &Hash, data: &Hash, instances: &Hash, now: u64) -> StoreResult<Survey> {
+    let row = codec::config_row(config)?;
+    let data = codec::data(data)?;
+    Ok(Survey {
+        snapshot: data.map(|data| snapshot(&data, row.as_ref(), now)),
+        config: row.map(stored_config),
+        beats: beats(instances, now),
+    })
+}
+
 impl Store for RedisStore {
     fn exchange<'a>(&'a self, id: &'a ServiceId, request: &'a Exchange) -> BoxFuture<'a, StoreResult<Reply>> {
         async move {
@@ -434,16 +494,7 @@ impl Store for RedisStore {
     }
 
     fn config<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Option<StoredConfig>>> {
-        async move {
-            Ok(self.config_row(id).await?.map(|row| StoredConfig {
-                programmed: row.config.map(|config| Programmed { config, spec: row.spec }),
-                leader: row.leader,
-                owner_seen_at: row.seen_at,
-                last_reset: row.last_reset,
-                floor: row.floor,
-            }))
-        }
-        .boxed()
+        async move { Ok(self.config_row(id).await?.map(stored_config)) }.boxed()
     }
 
     fn snapshot<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Option<Snapshot>>> {
@@ -451,17 +502,33 @@ impl Store for RedisStore {
             let Some(data) = codec::data(&self.hash(id, "data").await?)? else {
                 return Ok(None);
             };
-            let config = self.config_row(id).await?.and_then(|row| row.config);
-            let now = self.clock_now().await?;
-            let policy = config
-                .as_ref()
-                .map_or_else(Policy::default, |config| config.policy.clone());
-            let forced_until = config
-                .as_ref()
-                .and_then(|config| config.forced)
-                .map_or(0, |forced| forced.expires_at);
-            let revision = config.as_ref().map_or(0, |config| config.revision);
-            Ok(Some(data.snapshot(&policy, forced_until, revision, now)))
+            let config = self.config_row(id).await?;
+            Ok(Some(snapshot(&data, config.as_ref(), self.clock_now().await?)))
+        }
+        .boxed()
+    }
+
+    fn survey<'a>(&'a self, ids: &'a [ServiceId]) -> BoxFuture<'a, StoreResult<Vec<StoreResult<Survey>>>> {
+        async move {
+            let mut surveys = Vec::with_capacity(ids.len());
+            for ids in ids.chunks(SURVEY_CHUNK) {
+                let now = self.clock_now().await?;
+                let mut pipeline = redis::pipe();
+                for id in ids {
+                    for suffix in ["config", "data", "instances"] {
+                        pipeline.cmd("HGETALL").arg(self.keys.of(id, suffix));
+                    }
+                }
+                let mut connection = self.connection().await?;
+                let result = pipeline.query_async(&mut connection).await;
+                let hashes: Vec<HashMap<String, Vec<u8>>> = self.note(result)?;
+                surveys.extend(
+                    hashes
+                        .chunks_exact(3)
+                        .map(|part| survey(&part[0], &part[1], &part[2], now)),
+                );
+            }
+            Ok(surveys)
         }
         .boxed()
     }
@@ -525,13 +592,7 @@ impl Store for RedisStore {
     fn instances<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Vec<Beat>>> {
         async move {
             let now = self.clock_now().await?;
-            let hash: HashMap<String, String> = self
-                .query(redis::cmd("HGETALL").arg(self.keys.of(id, "instances")))
-                .await?;
-            let mut beats: Vec<Beat> = hash.iter().filter_map(|(name, text)| read_beat(name, text)).collect();
-            beats.retain(|beat| now.saturating_sub(beat.seen_at) < FORGET_MS);
-            beats.sort_by(|a, b| a.instance.cmp(&b.instance));
-            Ok(beats)
+            Ok(beats(&self.hash(id, "instances").await?, now))
         }
         .boxed()
     }

@@ -18,6 +18,8 @@ const STORM: Duration = Duration::from_secs(40);
 /// The longest a healed fleet may take to be closed everywhere: an override's rest (3 s), the longest open (4 s and
 /// jitter), two rounds that are lost to dead probes (2 × (lease 2 s + 2 s)), a ramp (2 s), resyncs.
 const RECOVERY: Duration = Duration::from_secs(25);
+/// Who would open alone for what happened in the storm does so within this: a call that hung, a resync.
+const STAYS: Duration = Duration::from_secs(4);
 /// In calm weather an open circuit is known everywhere within this.
 const CALM_MS: u64 = 50;
 /// With losses but no outage: two resyncs and a timeout.
@@ -311,11 +313,7 @@ pub(crate) async fn simulate(seed: u64) -> Result<Report, String> {
             fleet.start(who, &mut rng);
         }
     }
-    let operator = net.link(instances);
-    operator
-        .configure(&net.id, &programme(&fleet.policy, None))
-        .await
-        .map_err(|error| error.to_string())?;
+    let keeper = tokio::spawn(keep_programmed(Arc::clone(&fleet), instances));
     let described = |broken| {
         format!(
             "{broken}\n{instances} instances in {weather:?}\nunder {:?}",
@@ -324,6 +322,7 @@ pub(crate) async fn simulate(seed: u64) -> Result<Report, String> {
     };
     let recovered_ms = recover(&fleet).await.map_err(described)?;
     count_exactly(&fleet).await.map_err(described)?;
+    keeper.abort();
     let calls = fleet.calls.load(Ordering::Relaxed);
     net.evidence(|evidence| match evidence.broken.take() {
         Some(broken) => Err(described(broken)),
@@ -359,6 +358,15 @@ async fn sickness(fleet: Arc<Fleet>, mut rng: Rng) {
             .hanging
             .store(choice(&mut rng, &[0, 0, 0, 5, 60]), Ordering::Relaxed);
         sleep(Duration::from_millis(rng.u64(1_000..6_000))).await;
+    }
+}
+
+/// The healed phase's operator repairs drift: a write of the storm's may still be on its way.
+async fn keep_programmed(fleet: Arc<Fleet>, link: usize) {
+    let operator = fleet.net.link(link);
+    loop {
+        let _ = operator.configure(&fleet.net.id, &programme(&fleet.policy, None)).await;
+        sleep(Duration::from_secs(1)).await;
     }
 }
 
@@ -439,9 +447,10 @@ async fn disaster(fleet: Arc<Fleet>, instances: usize, mut rng: Rng) {
     }
 }
 
-/// I7 and more: with everything well again, everybody is back on one closed circuit.
+/// I7 and more: with everything well again, everybody is back on one closed circuit, and stays there.
 async fn recover(fleet: &Fleet) -> Result<u64, String> {
     let start = Instant::now();
+    let mut well_since = start;
     loop {
         let row = fleet.net.row();
         let stored = row.data.as_ref().map(|data| (data.core.state, data.core.generation));
@@ -455,10 +464,12 @@ async fn recover(fleet: &Fleet) -> Result<u64, String> {
                 && status.state == Presented::State(State::Closed)
                 && !(status.degraded || status.isolated || ramping)
         };
-        if guards.iter().all(well) {
-            return Ok(start.elapsed().as_millis() as u64);
+        if !guards.iter().all(well) {
+            well_since = Instant::now();
+        } else if well_since.elapsed() >= STAYS {
+            return Ok((well_since - start).as_millis() as u64);
         }
-        if start.elapsed() > RECOVERY {
+        if start.elapsed() > RECOVERY + STAYS {
             let core = row.data.as_ref().map(|data| &data.core);
             let statuses: Vec<_> = guards.iter().map(Guard::status).collect();
             return Err(format!(
@@ -495,8 +506,10 @@ async fn count_exactly(fleet: &Fleet) -> Result<(), String> {
         fleet.net.evidence(|evidence| evidence.counted) - counted,
     );
     if lost > 0 || finished != counted || finished == 0 {
+        let statuses: Vec<_> = fleet.guards().iter().map(Guard::status).collect();
         return Err(format!(
-            "I6: {finished} calls finished, {counted} counted, {lost} late or dropped"
+            "I6: {finished} calls finished, {counted} counted, {lost} late or dropped\n{statuses:#?}\n{:#?}",
+            fleet.net.row().data
         ));
     }
     Ok(())

@@ -12,7 +12,7 @@ use tiebar::id::ServiceId;
 use tiebar::machine::{self, Effects, Row};
 use tiebar::store::{
     Announcement, Beat, Event, Exchange, Leader, Programme, Reply, Snapshot, Store, StoreError, StoreResult,
-    StoredConfig, Written,
+    StoredConfig, Survey, Written,
 };
 use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep};
@@ -408,6 +408,9 @@ impl Store for Link {
         unreachable!()
     }
     fn events<'a>(&'a self, _: &'a ServiceId, _: usize) -> BoxFuture<'a, StoreResult<Vec<Event>>> {
+        unreachable!()
+    }
+    fn survey<'a>(&'a self, _: &'a [ServiceId]) -> BoxFuture<'a, StoreResult<Vec<StoreResult<Survey>>>> {
         unreachable!()
     }
     fn ids(&self) -> BoxFuture<'_, StoreResult<Vec<ServiceId>>> {

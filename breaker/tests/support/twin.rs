@@ -112,6 +112,14 @@ pub fn random_policy(rng: &mut Rng) -> Policy {
 /// The model, and the dumps of the keys.
 type Saved = (Row, Vec<(String, Vec<u8>)>);
 
+/// What goes missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    All,
+    State,
+    Config,
+}
+
 /// Model and script, one service.
 pub struct Twin {
     pub row: Row,
@@ -223,15 +231,22 @@ impl Twin {
     }
 
     /// Loses keys on both sides.
-    pub async fn lose(&mut self, data_only: bool) {
+    pub async fn lose(&mut self, what: Lost) {
         for suffix in SUFFIXES {
-            if !data_only || suffix != "config" {
+            let lost = match what {
+                Lost::All => true,
+                Lost::State => suffix != "config",
+                Lost::Config => suffix == "config",
+            };
+            if lost {
                 let _: () = self.raw.del(self.key(suffix)).await.unwrap();
             }
         }
-        self.row.data = None;
-        self.row.events.clear();
-        if !data_only {
+        if what != Lost::Config {
+            self.row.data = None;
+            self.row.events.clear();
+        }
+        if what != Lost::State {
             self.row.config = None;
         }
     }
@@ -496,8 +511,15 @@ pub async fn run(
         }
         let now = twin.now();
         match rng.u16(..1_000) {
-            0..8 => twin.lose(true).await,
-            8..11 => twin.lose(false).await,
+            0..7 => twin.lose(Lost::State).await,
+            7..9 => twin.lose(Lost::All).await,
+            9..11 => {
+                twin.lose(Lost::Config).await;
+                // A replica may lack what was written last, and lag behind in time.
+                if rng.bool() {
+                    twin.set_now(now - rng.u64(1..90_000));
+                }
+            }
             11..16 => twin.save().await,
             16..21 => twin.roll_back().await,
             21..45 => {

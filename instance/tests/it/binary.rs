@@ -38,6 +38,7 @@ async fn bad_configuration_is_one_clear_line() {
         (only(&["--service", "a"]), "--upstream"),
         (with(&["--nonsense"]), "--nonsense"),
         (with(&["--max-headers", "0"]), "1..=1000"),
+        (with(&["--max-in-flight", "0"]), "--max-in-flight"),
         (with(&["--idle-timeout", "0s"]), "more than 0"),
         (with(&["--header-timeout", "soon"]), "--header-timeout"),
         (with(&["--redis", "http://x"]), "redis://HOST:PORT"),

@@ -1,0 +1,215 @@
+//! What a call costs its caller, beside breakers inside one process and beside a breaker that asks Redis at each call.
+
+use crate::measure::{Contender, Spread, in_turns, timed};
+use crate::report::Row;
+use crate::support::RedisServer;
+use failsafe::CircuitBreaker as _;
+use futures_util::FutureExt as _;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tiebar::guard::{Breakers, Guard, Settings, Verdict};
+use tiebar::id::ServiceId;
+use tiebar::memory::MemoryStore;
+use tiebar::policy::Policy;
+use tiebar::store::{Leader, Programme, Store as _};
+use tokio::runtime::Runtime;
+use tower::{Layer as _, Service as _, service_fn};
+use tower_resilience_circuitbreaker::CircuitBreakerLayer;
+
+/// Calls per turn; below what the guard's queue holds, which the recorder empties between turns.
+const CALLS: u64 = 8_000;
+/// Round trips per turn.
+const TRIPS: u64 = 200;
+
+fn guard(runtime: &Runtime, name: &str, policy: Policy) -> (Breakers, Guard) {
+    let _inside = runtime.enter();
+    let store = Arc::new(MemoryStore::new());
+    let id = ServiceId::parse(name).expect("an id");
+    let programme = Programme {
+        leader: Leader::default(),
+        spec: "{}".to_owned(),
+        policy,
+        forced: None,
+    };
+    runtime.block_on(store.configure(&id, &programme)).expect("configured");
+    let breakers = Breakers::new(store, Settings::new("bench"));
+    let guard = breakers.guard(&id, None);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // The first state is seeded after two seconds.
+    while guard.counters().transitions.is_empty() {
+        assert!(Instant::now() < deadline, "no state was seeded");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    (breakers, guard)
+}
+
+/// A closed call: nothing in it waits, so it is ready at the first poll.
+fn call(guard: &Guard) {
+    let permit = guard.acquire().now_or_never().expect("no wait").expect("closed");
+    permit.record(Verdict::Success);
+}
+
+/// Lets the recorder take what the last turn left.
+fn drained() {
+    std::thread::sleep(Duration::from_millis(5));
+}
+
+fn two_threads(work: impl Fn() + Sync) -> (Duration, u64) {
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| (0..CALLS / 2).for_each(|_| work()));
+        }
+    });
+    // Each thread's time per call: both ran all the while.
+    (start.elapsed(), CALLS / 2)
+}
+
+/// The rows of this group.
+pub(crate) fn rows(runtime: &Runtime, server: &RedisServer) -> Vec<Row> {
+    let (_closed, closed) = guard(runtime, "closed", Policy::default());
+    let (_open, open) = guard(
+        runtime,
+        "open",
+        Policy {
+            consecutive_failures: 1,
+            minimum_instances: 1,
+            open_ms: 3_600_000,
+            open_max_ms: 3_600_000,
+            ..Policy::default()
+        },
+    );
+    trip(&open);
+    let others = others(runtime, server, &closed);
+    let refused = in_turns(&mut [Box::new(|| {
+        timed(CALLS, || {
+            assert!(open.acquire().now_or_never().expect("no wait").is_err());
+        })
+    })]);
+    let allocations = allocation_counter::measure(|| (0..CALLS).for_each(|_| call(&closed)));
+    let mut rows = others;
+    rows.push(Row::alone(
+        "open call, rejected in process",
+        refused[0].text(),
+        "",
+        None,
+    ));
+    rows.push(Row::alone(
+        "allocations per closed call",
+        format!("{:.3}", allocations.count_total as f64 / CALLS as f64),
+        "0",
+        Some(allocations.count_total == 0),
+    ));
+    rows
+}
+
+fn trip(open: &Guard) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while let Some(Ok(permit)) = open.acquire().now_or_never() {
+        permit.record(Verdict::Failure(tiebar::state::Cause::Http(500)));
+        assert!(Instant::now() < deadline, "never opened");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(50));
+}
+
+fn others(runtime: &Runtime, server: &RedisServer, closed: &Guard) -> Vec<Row> {
+    let resilience = CircuitBreakerLayer::builder()
+        .failure_rate_threshold(0.5)
+        .sliding_window_size(100)
+        .build()
+        .expect("valid");
+    let mut resilience = resilience.layer(service_fn(|(): ()| std::future::ready(Ok::<(), Infallible>(()))));
+    let failsafe = failsafe::Config::new().build();
+    let recloser = recloser::Recloser::custom().error_rate(0.5).closed_len(100).build();
+    let client = redis::Client::open(format!("unix://{}", server.socket())).expect("a client");
+    let mut connection = client.get_connection().expect("a connection");
+
+    let spreads = in_turns(&mut [
+        Box::new(|| {
+            drained();
+            timed(CALLS, || call(closed))
+        }) as Contender<'_>,
+        Box::new(|| {
+            timed(CALLS, || {
+                futures_util::future::poll_fn(|context| resilience.poll_ready(context))
+                    .now_or_never()
+                    .expect("ready")
+                    .expect("closed");
+                resilience.call(()).now_or_never().expect("no wait").expect("closed");
+            })
+        }),
+        Box::new(|| {
+            timed(CALLS, || {
+                failsafe.call(|| Ok::<(), ()>(())).expect("closed");
+            })
+        }),
+        Box::new(|| {
+            timed(CALLS, || {
+                recloser.call(|| Ok::<(), ()>(())).expect("closed");
+            })
+        }),
+        Box::new(|| {
+            timed(TRIPS, || {
+                let _: Option<String> = redis::cmd("GET").arg("state").query(&mut connection).expect("a reply");
+                let _: () = redis::cmd("SET")
+                    .arg("state")
+                    .arg("closed")
+                    .query(&mut connection)
+                    .expect("a reply");
+            })
+        }),
+    ]);
+    let ours = spreads[0];
+    let row = |measure: &str, peer: Spread, target: &str, held: Option<bool>| Row {
+        measure: measure.to_owned(),
+        ours: ours.text(),
+        peer: peer.text(),
+        ratio: Some(peer.median / ours.median),
+        target: target.to_owned(),
+        held,
+    };
+    let _inside = runtime.enter();
+    let two = in_turns(&mut [
+        Box::new(|| {
+            drained();
+            two_threads(|| call(closed))
+        }) as Contender<'_>,
+        Box::new(|| {
+            two_threads(|| {
+                failsafe.call(|| Ok::<(), ()>(())).expect("closed");
+            })
+        }),
+    ]);
+    vec![
+        Row::alone(
+            "closed call, one thread",
+            ours.text(),
+            "≤ 150 ns",
+            Some(ours.median <= 150.0),
+        ),
+        row(
+            "closed call beside tower-resilience",
+            spreads[1],
+            "> 1",
+            Some(spreads[1].median > ours.median),
+        ),
+        row("closed call beside failsafe", spreads[2], "", None),
+        row("closed call beside recloser", spreads[3], "", None),
+        row(
+            "closed call beside GET + SET on Redis",
+            spreads[4],
+            "≥ 1000",
+            Some(spreads[4].median >= 1_000.0 * ours.median),
+        ),
+        Row {
+            measure: "closed call, two threads, beside failsafe".to_owned(),
+            ours: two[0].text(),
+            peer: two[1].text(),
+            ratio: Some(two[1].median / two[0].median),
+            target: "≤ 300 ns".to_owned(),
+            held: Some(two[0].median <= 300.0),
+        },
+    ]
+}

@@ -1,0 +1,181 @@
+//! The store's state into a resource's status: one resource at a time.
+
+use super::context::{Context, backoff, locked};
+use super::notes::notes;
+use super::watch::{resource, version};
+use super::world::{Declared, Key};
+use crate::programmer;
+use crate::status::{Claimed, Facts, Seen, Stored, status, wall_clock};
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tiebar::store::StoreError;
+use tokio::time::Instant;
+
+/// The field manager of the status.
+const MANAGER: &str = "tiebar-operator";
+
+/// Brings a status up to date.
+pub(crate) async fn report(context: &Context, key: &Key, urgent: bool) {
+    if context.leader().is_none() {
+        return;
+    }
+    let Some(declared) = context.world().get(key).cloned() else {
+        return;
+    };
+    let (lost, failing, met) = {
+        let health = locked(&context.health);
+        (health.lost.clone(), health.since.is_some(), health.met)
+    };
+    let stored = match (&declared.id, &lost) {
+        (Some(id), None) if met => match programmer::read(&*context.store, id).await {
+            Ok(stored) => Some(stored),
+            // Known to fail: what was said last stands, for ten seconds.
+            Err(_) if failing => return,
+            Err(error) => {
+                retry(context, key, &error.to_string());
+                return;
+            }
+        },
+        _ => None,
+    };
+    let next = compose(context, &declared, stored.as_ref(), lost.as_ref());
+    if next == declared.status {
+        locked(&context.reported).entry(key.clone()).or_default().failures = 0;
+        return;
+    }
+    let urgent = urgent || next["state"] != declared.status["state"];
+    context.budget.take(urgent).await;
+    if context.leader().is_none() {
+        return;
+    }
+    context.reports.hold(key, Instant::now() + context.periods.status);
+    match write(context, &declared, &next).await {
+        Ok(()) => {
+            locked(&context.reported).entry(key.clone()).or_default().failures = 0;
+            for note in notes(&declared.status, &next) {
+                context.notes.tell(&declared, note);
+            }
+        }
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {
+            // Gone, or made anew: the watch tells.
+            context.metrics.status_written("gone");
+        }
+        Err(error) => {
+            context.metrics.status_written("error");
+            retry(context, key, &error.to_string());
+        }
+    }
+}
+
+/// Tries again later, rarer each time.
+fn retry(context: &Context, key: &Key, error: &str) {
+    let failures = {
+        let mut reported = locked(&context.reported);
+        let reported = reported.entry(key.clone()).or_default();
+        reported.failures += 1;
+        reported.failures
+    };
+    if failures == 1 {
+        tracing::warn!(resource = %key, error, "the status cannot be brought up to date; trying on");
+    }
+    context
+        .reports
+        .push(key.clone(), Instant::now() + backoff(failures - 1), false);
+}
+
+/// The status as it should be, and when it will have to be looked at again by itself.
+fn compose(context: &Context, declared: &Declared, stored: Option<&Stored>, lost: Option<&StoreError>) -> Value {
+    let id = declared.id.as_ref();
+    let winner = id.and_then(|id| {
+        let world = context.world();
+        world
+            .winner(id)
+            .map(|winner| (winner.uid.clone(), winner.key.to_string()))
+    });
+    let claimed = match (&declared.document, winner) {
+        (Err(problem), _) => Claimed::Invalid(problem.clone()),
+        (Ok(document), Some((uid, key))) if uid != declared.uid => Claimed::Conflicted(document, key),
+        (Ok(document), _) => Claimed::Holds(document),
+    };
+    let now = Instant::now();
+    let refreshed = {
+        let mut reported = locked(&context.reported);
+        let reported = reported.entry(declared.key.clone()).or_default();
+        if let Some(snapshot) = stored.and_then(|stored| stored.snapshot.as_ref()) {
+            reported.window = Some((snapshot.calls, snapshot.failing));
+        }
+        reported.refreshed
+    };
+    let refresh_at = refreshed.map_or(now, |at| at + context.periods.refresh);
+    let write_error = id.and_then(|id| {
+        locked(&context.programmed)
+            .get(id)
+            .and_then(|known| known.error.clone())
+    });
+    let mut facts = Facts {
+        id,
+        claimed,
+        seen: match (stored, lost) {
+            (Some(stored), _) => Seen::Answers(stored),
+            (None, Some(error)) => Seen::Lost(error),
+            (None, None) => Seen::NotYet,
+        },
+        owner: &context.owner,
+        write_error: write_error.as_deref(),
+        generation: Some(declared.generation),
+        store_key: id.map(|id| context.keys.of(id, "state")),
+        refresh: true,
+        previous: &declared.status,
+        now: &wall_clock(),
+    };
+    let fresh = status(&facts);
+    let changes = |next: &Value, field: &str| next[field] != declared.status[field];
+    let mut next = fresh;
+    if changes(&next, "instances") || changes(&next, "shadow") {
+        if refresh_at <= now {
+            let mut reported = locked(&context.reported);
+            reported.entry(declared.key.clone()).or_default().refreshed = Some(now);
+        } else {
+            facts.refresh = false;
+            next = status(&facts);
+            context.reports.push(declared.key.clone(), refresh_at, false);
+        }
+    }
+    if let Some(left) = stored.and_then(time_left) {
+        context.reports.push(declared.key.clone(), now + left, false);
+    }
+    next
+}
+
+/// When a ramp ends the status changes without any transition.
+fn time_left(stored: &Stored) -> Option<Duration> {
+    let ends = stored.snapshot.as_ref()?.ramp_until;
+    (ends > stored.now).then(|| Duration::from_millis(ends - stored.now + 10))
+}
+
+async fn write(context: &Context, declared: &Declared, status: &Value) -> kube::Result<()> {
+    let resource = resource();
+    let key = &declared.key;
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &key.namespace, &resource);
+    let patch = json!({
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        // The uid, lest a resource made anew is told of the one before.
+        "metadata": {"name": key.name, "namespace": key.namespace, "uid": declared.uid},
+        "status": status,
+    });
+    let params = PatchParams::apply(MANAGER).force();
+    let patch = Patch::Apply(&patch);
+    let request = api.patch_status(&key.name, &params, &patch);
+    let Ok(written) = tokio::time::timeout(context.timing.write, request).await else {
+        let error = std::io::Error::from(std::io::ErrorKind::TimedOut);
+        return Err(kube::Error::Service(error.into()));
+    };
+    let written = written?;
+    context.metrics.status_written("ok");
+    let status = written.data.get("status").cloned().unwrap_or_default();
+    let version = version(written.metadata.resource_version.as_deref());
+    context.world().wrote(key, &declared.uid, version, status);
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! Black-box tests: one binary, so that the programs are built once and linked once.
+
+mod counting;
+mod flags;
+mod isolation;
+mod loadgen;
+mod local;
+mod loss;
+mod operator_files;
+mod outage;
+mod probes;
+mod startup;
+mod trip;
