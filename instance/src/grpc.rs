@@ -1,60 +1,83 @@
 //! gRPC's outcome comes after its headers: in the trailers, or never.
 
+use crate::call::Call;
+use crate::link::UpstreamBody;
 use bytes::Bytes;
-use crds::FailureConditions;
-use http::{HeaderMap, Response};
+use crds::{ErrorKind, FailureConditions};
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tiebar::guard::{Permit, Verdict};
+use tiebar::guard::Verdict;
 use tiebar::state::Cause;
 use tokio::time::Sleep;
 
 /// A stream that has not failed for so long after its headers is a success.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whether a response is gRPC's.
-pub(crate) fn is_grpc<B>(response: &Response<B>) -> bool {
-    let kind = response.headers().get(http::header::CONTENT_TYPE);
-    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+/// What a status stands for that is missing or no number: gRPC's own clients call it UNKNOWN.
+const UNKNOWN: u8 = 2;
+
+/// Whether a message is gRPC's. gRPC-Web, whose trailers are part of the body, is not.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(http::header::CONTENT_TYPE);
+    let rest = kind.and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
 }
 
 /// The verdict in headers or trailers; none without a status.
 pub(crate) fn verdict(headers: &HeaderMap, conditions: &FailureConditions) -> Option<Verdict> {
-    let code: u8 = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
-    let failed = code != 0 && conditions.is_failure_grpc(code);
-    Some(if failed {
+    let status = headers.get("grpc-status")?;
+    let code = status.to_str().ok().and_then(|text| text.parse().ok());
+    Some(judge(code.unwrap_or(UNKNOWN), conditions))
+}
+
+fn judge(code: u8, conditions: &FailureConditions) -> Verdict {
+    if code != 0 && conditions.is_failure_grpc(code) {
         Verdict::Failure(Cause::Grpc(code))
     } else {
         Verdict::Success
-    })
+    }
 }
 
 /// A response body that records the outcome when its trailers pass.
+#[derive(Debug)]
 pub(crate) struct GrpcBody {
-    inner: Incoming,
-    permit: Option<Permit>,
+    inner: UpstreamBody,
+    call: Option<Call>,
     conditions: Arc<FailureConditions>,
     patience: Pin<Box<Sleep>>,
 }
 
 impl GrpcBody {
-    pub(crate) fn new(inner: Incoming, mut permit: Permit, conditions: Arc<FailureConditions>) -> Self {
-        permit.stop_clock();
+    pub(crate) fn new(inner: UpstreamBody, mut call: Call, conditions: Arc<FailureConditions>) -> Self {
+        call.stop_clock();
         Self {
             inner,
-            permit: Some(permit),
+            call: Some(call),
             conditions,
             patience: Box::pin(tokio::time::sleep(PATIENCE)),
         }
     }
 
     fn record(&mut self, verdict: Verdict) {
-        if let Some(permit) = self.permit.take() {
-            permit.record(verdict);
+        if let Some(call) = self.call.take() {
+            call.record(verdict);
+        }
+    }
+
+    fn without_status(&self) -> Verdict {
+        judge(UNKNOWN, &self.conditions)
+    }
+}
+
+impl Drop for GrpcBody {
+    fn drop(&mut self) {
+        // A caller that reads slowly may have kept the body from being polled in time.
+        if self.patience.is_elapsed() || self.patience.deadline() <= tokio::time::Instant::now() {
+            self.record(Verdict::Success);
         }
     }
 }
@@ -64,26 +87,29 @@ impl HttpBody for GrpcBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if self.permit.is_some() && self.patience.as_mut().poll(cx).is_ready() {
+        if self.call.is_some() && self.patience.as_mut().poll(cx).is_ready() {
             self.record(Verdict::Success);
         }
         let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    // Without a status the stream ended wrongly: gRPC's own clients call that UNKNOWN.
-                    let verdict = verdict(trailers, &self.conditions).unwrap_or(Verdict::Failure(Cause::Grpc(2)));
-                    self.record(verdict);
-                }
+        let verdict = match &frame {
+            Some(Ok(data)) if data.is_data() => return Poll::Ready(frame),
+            Some(Ok(last)) => last
+                .trailers_ref()
+                .and_then(|trailers| verdict(trailers, &self.conditions))
+                .unwrap_or_else(|| self.without_status()),
+            Some(Err(_)) if self.conditions.is_failure_error(ErrorKind::Reset) => {
+                Verdict::Failure(Cause::Error("Reset"))
             }
-            Some(Err(_)) => self.record(Verdict::Failure(Cause::Error("Reset"))),
-            None => self.record(Verdict::Failure(Cause::Grpc(2))),
-        }
+            Some(Err(_)) => Verdict::Ignored,
+            None => self.without_status(),
+        };
+        self.record(verdict);
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        // Its end is an outcome, and must be seen.
+        false
     }
 
     fn size_hint(&self) -> SizeHint {

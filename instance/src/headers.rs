@@ -1,52 +1,70 @@
 //! What a good proxy does to headers.
 
+use bytes::Bytes;
 use http::header::{
-    CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRANSFER_ENCODING, UPGRADE,
 };
-use std::net::IpAddr;
+use http::uri::Authority;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The protocol a message asks to switch to.
+/// The protocol a request asks to switch to. HTTP/2 is not among them: a caller who wants it begins with it, and one
+/// that has it switched on behind a proxy's back speaks to the upstream past the breaker.
 pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let asks = headers.get_all(CONNECTION).iter().any(|value| {
-        value
-            .to_str()
-            .is_ok_and(|text| text.split(',').any(|word| word.trim().eq_ignore_ascii_case("upgrade")))
+    let protocol = headers.get(UPGRADE)?;
+    let asks = names(headers).any(|name| name.eq_ignore_ascii_case("upgrade"));
+    let is_http = protocol.to_str().map_or(true, |text| {
+        text.split(',').any(|name| {
+            let name = name.trim();
+            name.eq_ignore_ascii_case("h2c") || name.len() >= 4 && name.as_bytes()[..4].eq_ignore_ascii_case(b"http")
+        })
     });
-    if asks { headers.get(UPGRADE).cloned() } else { None }
+    (asks && !is_http).then(|| protocol.clone())
 }
 
-/// Removes what concerns one connection only: the standard ones, and those that `Connection` names.
-pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
+/// What `Connection` names.
+fn names(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(CONNECTION).iter();
+    values
         .filter_map(|value| value.to_str().ok())
         .flat_map(|text| text.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
+        .map(str::trim)
+}
+
+/// Removes what concerns one connection only: the standard ones, and those that `Connection` names. `Trailer` stays: it
+/// announces what passes.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let trailers = headers
-        .get(TE)
-        .is_some_and(|te| te.to_str().is_ok_and(|te| te.contains("trailers")));
-    for name in named {
-        headers.remove(name);
+        .get_all(TE)
+        .iter()
+        .filter_map(|te| te.to_str().ok())
+        .flat_map(|te| te.split(','))
+        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = names(headers).filter_map(|name| name.parse().ok()).collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    if headers.remove(TRANSFER_ENCODING).is_some() {
+        // Beside a coding it means nothing, and whoever believed it would see another end of the message.
+        headers.remove(CONTENT_LENGTH);
     }
     for name in [
-        CONNECTION,
         KEEP_ALIVE,
         PROXY_CONNECTION,
         PROXY_AUTHENTICATE,
         PROXY_AUTHORIZATION,
         TE,
-        TRAILER,
-        TRANSFER_ENCODING,
         UPGRADE,
+        HTTP2_SETTINGS,
     ] {
         headers.remove(name);
     }
@@ -56,22 +74,31 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Says where a request came from; `Host` becomes the upstream's unless it is to be preserved.
-pub(crate) fn forward(headers: &mut HeaderMap, peer: IpAddr, authority: &str, preserve_host: bool) {
-    let before = headers.get(&FORWARDED_FOR).and_then(|value| value.to_str().ok());
-    let chain = before.map_or_else(|| peer.to_string(), |before| format!("{before}, {peer}"));
-    if let Ok(chain) = HeaderValue::from_str(&chain) {
-        headers.insert(FORWARDED_FOR, chain);
+/// Says where a request came from.
+pub(crate) fn forward(headers: &mut HeaderMap, peer: &HeaderValue, host: Option<&Authority>) {
+    // Before it is `Host` no more; what it asked for, the server has done.
+    headers.remove(EXPECT);
+    let mut chain = Vec::new();
+    for before in headers.get_all(&FORWARDED_FOR) {
+        chain.extend_from_slice(before.as_bytes());
+        chain.extend_from_slice(b", ");
     }
-    if let Some(host) = headers.get(HOST).cloned() {
-        headers.entry(FORWARDED_HOST).or_insert(host);
+    let chain = if chain.is_empty() {
+        peer.clone()
+    } else {
+        chain.extend_from_slice(peer.as_bytes());
+        HeaderValue::from_maybe_shared(Bytes::from(chain)).unwrap_or_else(|_| peer.clone())
+    };
+    headers.insert(FORWARDED_FOR, chain);
+    if let Some(host) = host
+        && !headers.contains_key(&FORWARDED_HOST)
+        && let Ok(host) = HeaderValue::from_str(host.as_str())
+    {
+        headers.insert(FORWARDED_HOST, host);
     }
     headers
         .entry(FORWARDED_PROTO)
         .or_insert(HeaderValue::from_static("http"));
-    if !preserve_host && let Ok(host) = HeaderValue::from_str(authority) {
-        headers.insert(HOST, host);
-    }
 }
 
 #[cfg(test)]
@@ -87,6 +114,7 @@ mod tests {
             ("keep-alive", "timeout=5"),
             ("te", "trailers, deflate"),
             ("transfer-encoding", "chunked"),
+            ("content-length", "3"),
             ("proxy-authorization", "Basic x"),
             ("x-public", "1"),
         ] {
@@ -100,13 +128,29 @@ mod tests {
     }
 
     #[test]
-    fn the_caller_is_appended_to_the_chain() {
+    fn the_caller_is_appended_to_the_whole_chain() {
         let mut headers = HeaderMap::new();
-        headers.insert(HOST, HeaderValue::from_static("inventory"));
-        headers.insert(FORWARDED_FOR, HeaderValue::from_static("10.0.0.1"));
-        forward(&mut headers, IpAddr::from([127, 0, 0, 1]), "up:9000", false);
-        assert_eq!(headers["x-forwarded-for"], "10.0.0.1, 127.0.0.1");
-        assert_eq!(headers["x-forwarded-host"], "inventory");
-        assert_eq!(headers["host"], "up:9000");
+        headers.append(FORWARDED_FOR, HeaderValue::from_static("10.0.0.1"));
+        headers.append(FORWARDED_FOR, HeaderValue::from_static("10.0.0.2"));
+        let host = Authority::from_static("inventory:80");
+        forward(&mut headers, &HeaderValue::from_static("127.0.0.1"), Some(&host));
+        assert_eq!(headers["x-forwarded-for"], "10.0.0.1, 10.0.0.2, 127.0.0.1");
+        assert_eq!(headers["x-forwarded-host"], "inventory:80");
+        assert_eq!(headers["x-forwarded-proto"], "http");
+    }
+
+    #[test]
+    fn no_caller_switches_to_http2_past_the_breaker() {
+        for (protocol, passes) in [
+            ("websocket", true),
+            ("h2c", false),
+            ("websocket, H2C", false),
+            ("HTTP/2.0", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONNECTION, HeaderValue::from_static("Upgrade, HTTP2-Settings"));
+            headers.insert(UPGRADE, HeaderValue::from_static(protocol));
+            assert_eq!(upgrade(&headers).is_some(), passes, "{protocol}");
+        }
     }
 }

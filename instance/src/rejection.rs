@@ -1,24 +1,16 @@
 //! Answers that the proxy gives itself, all as `application/problem+json`.
 
-use bytes::Bytes;
+use crate::body::Body;
+use crate::connect::ConnectTrouble;
+use crate::exchange::Trouble;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Full};
 use serde_json::json;
 use tiebar::guard::{Presented, RejectReason, Rejected};
-
-/// A body of any origin.
-pub(crate) type Body = BoxBody<Bytes, hyper::Error>;
 
 /// Tells every caller the state, even one that never reads the body.
 pub(crate) const CIRCUIT_STATE: HeaderName = HeaderName::from_static("x-circuit-state");
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
-
-/// A body that is known whole.
-pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
-}
 
 /// Marks a response with the state; the nearest instance wins.
 pub(crate) fn mark<B>(response: &mut Response<B>, presented: Presented) {
@@ -55,7 +47,7 @@ fn answer(problem: &Problem<'_>, presented: Presented) -> Response<Body> {
     if let Some(ms) = problem.retry_after_ms {
         body["retryAfterMs"] = json!(ms);
     }
-    let mut response = Response::new(full(body.to_string()));
+    let mut response = Response::new(Body::full(body.to_string()));
     *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -100,38 +92,36 @@ pub(crate) fn rejected(rejected: Rejected, status: u16, service: &str, instance:
     answer(&problem, rejected.state)
 }
 
-/// What kept the upstream from answering.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    Timeout,
-    Connect,
-    Reset,
-}
-
 /// The answer when the upstream gave none.
 pub(crate) fn troubled(trouble: Trouble, presented: Presented, service: &str, instance: &str) -> Response<Body> {
-    let (kind, title, status, error, detail) = match trouble {
+    const UNREACHABLE: (&str, &str, u16) = ("upstream-unreachable", "Upstream unreachable", 502);
+    // The errors are RFC 9209's.
+    let ((kind, title, status), error, detail) = match trouble {
         Trouble::Timeout => (
-            "upstream-timeout",
-            "Upstream timeout",
-            504,
+            ("upstream-timeout", "Upstream timeout", 504),
             "http_response_timeout",
             "no response headers in time",
         ),
-        Trouble::Connect => (
-            "upstream-unreachable",
-            "Upstream unreachable",
-            502,
-            "connection_refused",
-            "no connection could be made",
+        Trouble::Connect(ConnectTrouble::Own) => {
+            let why = Rejected {
+                state: presented,
+                reason: RejectReason::Overload,
+                retry_after_ms: Some(1_000),
+            };
+            return rejected(why, 503, service, instance);
+        }
+        Trouble::Connect(ConnectTrouble::Dns) => (UNREACHABLE, "dns_error", "the upstream's name has no address"),
+        Trouble::Connect(ConnectTrouble::Refused) => (UNREACHABLE, "connection_refused", "no connection could be made"),
+        Trouble::Connect(ConnectTrouble::TimedOut) => (UNREACHABLE, "connection_timeout", "no connection in time"),
+        Trouble::Connect(ConnectTrouble::Tls) => (
+            UNREACHABLE,
+            "tls_certificate_error",
+            "the upstream is not who it should be, or speaks no TLS",
         ),
-        Trouble::Reset => (
-            "upstream-unreachable",
-            "Upstream unreachable",
-            502,
-            "connection_terminated",
-            "the connection broke",
-        ),
+        Trouble::Reset => (UNREACHABLE, "connection_terminated", "the connection broke"),
+        Trouble::BadBody => return plain(StatusCode::BAD_REQUEST, "the request's body broke off\n"),
+        Trouble::SlowBody => return plain(StatusCode::REQUEST_TIMEOUT, "the request's body did not come in time\n"),
+        Trouble::Unspeakable => return plain(StatusCode::BAD_REQUEST, "the request's target cannot be forwarded\n"),
     };
     let problem = Problem {
         kind,
@@ -150,7 +140,7 @@ pub(crate) fn troubled(trouble: Trouble, presented: Presented, service: &str, in
 
 /// A plain answer to a request that cannot be served.
 pub(crate) fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
-    let mut response = Response::new(full(text));
+    let mut response = Response::new(Body::full(text));
     *response.status_mut() = status;
     response
         .headers_mut()

@@ -1,27 +1,40 @@
-//! The traffic port: accept, serve, drain.
+//! Both ports: accept, hand over, drain.
 
-use crate::admin;
-use crate::forward::Target;
-use crate::rejection::{Body, plain, rejected};
-use crate::routes::{RouteError, RouteSpec, Table, parse_routes};
-use http::{Method, Request, Response, StatusCode};
+use crate::activity::{Activity, Running};
+use crate::body::Body;
+use crate::call::Meter;
+use crate::connection;
+use crate::drain::{Drain, Stage};
+use crate::fallback::Allowed;
+use crate::limits::Limits;
+use crate::refusal;
+use crate::rejection::plain;
+use crate::routes::{RouteSpec, Table};
+use crate::store_watch::StoreMeasures;
+use crate::target::{Context, Target};
+use crds::CircuitBreakerSpec;
+use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
-use tiebar::guard::{Breakers, Presented, RejectReason, Rejected};
+use tiebar::guard::Breakers;
 use tiebar::id::ServiceId;
 use tiebar::policy::Config;
-use tiebar::state::State;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+/// Rules to start from while the store has none.
+#[derive(Debug, Clone)]
+pub struct Starting {
+    /// What the guard judges by.
+    pub config: Config,
+    /// What the proxy answers by.
+    pub spec: CircuitBreakerSpec,
+}
 
 /// Settings of one proxy.
 #[derive(Debug, Clone)]
@@ -37,20 +50,64 @@ pub struct Settings {
     /// Taken by bare service ids.
     pub namespace: Option<String>,
     /// Rules to start from while the store has none.
-    pub fallback: BTreeMap<ServiceId, Config>,
-    /// Calls at once; more are rejected.
-    pub max_in_flight: usize,
+    pub starting: BTreeMap<ServiceId, Starting>,
+    /// Prefixes of the URLs that `fallback.service` may name; none: no fallback to a service.
+    pub allow_fallback: Vec<String>,
+    /// What callers may ask.
+    pub limits: Limits,
     /// How long running calls may take to end at shutdown.
     pub drain_timeout: Duration,
+    /// Measurements of the store, when it is watched.
+    pub store: Option<StoreMeasures>,
+}
+
+impl Settings {
+    /// The defaults, on these addresses, with these routes.
+    #[must_use]
+    pub fn new(listen: &str, admin_listen: &str, routes: Vec<RouteSpec>) -> Self {
+        Self {
+            listen: listen.to_owned(),
+            admin_listen: admin_listen.to_owned(),
+            routes,
+            routes_file: None,
+            namespace: None,
+            starting: BTreeMap::new(),
+            allow_fallback: Vec::new(),
+            limits: Limits::default(),
+            drain_timeout: Duration::from_secs(25),
+            store: None,
+        }
+    }
+}
+
+/// Which port a connection came in by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Port {
+    Traffic,
+    Admin,
+}
+
+impl Port {
+    /// Health can be asked for to the very end.
+    pub(crate) fn lasts_until(self) -> Stage {
+        match self {
+            Self::Traffic => Stage::Draining,
+            Self::Admin => Stage::Cut,
+        }
+    }
 }
 
 /// State shared by all connections.
 pub(crate) struct Shared {
     pub(crate) breakers: Breakers,
-    settings: Settings,
+    pub(crate) settings: Settings,
+    pub(crate) allowed: Allowed,
     table: RwLock<Arc<Table>>,
-    in_flight: AtomicUsize,
-    pub(crate) draining: AtomicBool,
+    meters: Mutex<BTreeMap<ServiceId, Arc<Meter>>>,
+    pub(crate) in_flight: AtomicUsize,
+    pub(crate) drain: Arc<Drain>,
+    /// Connections and tunnels that a drain waits for.
+    pub(crate) tasks: TaskTracker,
 }
 
 /// One proxy, its ports taken.
@@ -58,16 +115,20 @@ pub struct Instance {
     traffic: TcpListener,
     admin: TcpListener,
     shared: Arc<Shared>,
+    /// What the routes were made from.
+    sources: crate::reload::Sources,
 }
 
-/// A request whose headers take longer than this is dropped.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
-/// Bytes of headers, and of a request line.
-const MAX_HEADER_BYTES: usize = 64 * 1_024;
-/// Headers in a request.
-const MAX_HEADERS: usize = 128;
-/// How often the routes file is looked at.
-const ROUTES_EVERY: Duration = Duration::from_secs(1);
+impl std::fmt::Debug for Instance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Instance").finish_non_exhaustive()
+    }
+}
+
+/// After a failed accept: out of file descriptors, so others must end first.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long the last outcomes may take to reach the store.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 impl Instance {
     /// Takes both ports and checks the routes.
@@ -81,23 +142,31 @@ impl Instance {
         };
         let traffic = listen(&settings.listen, "--listen").await?;
         let admin = listen(&settings.admin_listen, "--admin-listen").await?;
-        let routes = match &settings.routes_file {
-            None => settings.routes.clone(),
-            Some(file) => {
-                let text = std::fs::read_to_string(file)
-                    .map_err(|error| anyhow::anyhow!("--routes {}: {error}", file.display()))?;
-                parse_routes(&text).map_err(|error| anyhow::anyhow!("--routes {}: {error}", file.display()))?
-            }
-        };
+        let allowed = Allowed::parse(&settings.allow_fallback).map_err(anyhow::Error::msg)?;
         let shared = Arc::new(Shared {
             breakers,
             settings,
+            allowed,
             table: RwLock::default(),
+            meters: Mutex::default(),
             in_flight: AtomicUsize::new(0),
-            draining: AtomicBool::new(false),
+            drain: Arc::default(),
+            tasks: TaskTracker::new(),
         });
-        shared.route(&routes)?;
-        Ok(Self { traffic, admin, shared })
+        let sources = crate::reload::Sources::read(&shared.settings).await?;
+        let place = match &shared.settings.routes_file {
+            Some(file) => format!("--routes {}: ", file.display()),
+            None => String::new(),
+        };
+        shared
+            .route(&sources)
+            .map_err(|error| anyhow::anyhow!("{place}{error}"))?;
+        Ok(Self {
+            traffic,
+            admin,
+            shared,
+            sources,
+        })
     }
 
     /// The traffic port really bound.
@@ -119,152 +188,119 @@ impl Instance {
     /// Serves until `shutdown`, then drains.
     ///
     /// # Errors
-    /// When a port fails.
+    /// When a port has no address.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         tracing::info!(addr = %self.traffic_addr()?, port = "traffic", "listening");
         tracing::info!(addr = %self.admin_addr()?, port = "admin", "listening");
         let shared = self.shared;
-        let admin = axum::serve(self.admin, admin::router(Arc::clone(&shared)));
-        let admin = tokio::spawn(async move { admin.await });
-        let watcher = tokio::spawn(watch_routes(Arc::clone(&shared)));
-        let graceful = GracefulShutdown::new();
-        tokio::pin!(shutdown);
-        loop {
-            tokio::select! {
-                accepted = self.traffic.accept() => match accepted {
-                    Ok((stream, peer)) => serve(stream, peer.ip(), &shared, &graceful),
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection was not accepted");
-                        // Out of file descriptors: others must end first.
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                    }
-                },
-                () = &mut shutdown => break,
-            }
-        }
-        shared.draining.store(true, Ordering::Relaxed);
-        drop(self.traffic);
+        // Whoever drops this future has both ports given up.
+        let watcher = spawn(crate::reload::watch(Arc::clone(&shared), self.sources));
+        let admin = spawn(accept(self.admin, Port::Admin, Arc::clone(&shared)));
+        let traffic = spawn(accept(self.traffic, Port::Traffic, Arc::clone(&shared)));
+        shutdown.await;
+        tracing::info!("draining");
+        shared.drain.enter(Stage::Draining);
+        // It takes over what is in the backlog, then gives up the port.
+        let _ = traffic.await;
+        shared.tasks.close();
         let patience = shared.settings.drain_timeout;
-        if tokio::time::timeout(patience, graceful.shutdown()).await.is_err() {
-            tracing::warn!("calls were still running after the drain timeout");
+        if tokio::time::timeout(patience, shared.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                calls = shared.in_flight.load(std::sync::atomic::Ordering::Relaxed),
+                "calls were still running after the drain timeout; they are cut"
+            );
         }
-        shared.breakers.shutdown(Duration::from_secs(2)).await;
-        watcher.abort();
-        admin.abort();
+        shared.drain.enter(Stage::Cut);
+        shared.breakers.shutdown(FAREWELL).await;
+        drop((watcher, admin));
         Ok(())
     }
 }
 
-/// Serves one connection.
-fn serve(stream: TcpStream, peer: IpAddr, shared: &Arc<Shared>, graceful: &GracefulShutdown) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "nodelay");
-    }
-    let shared = Arc::clone(shared);
-    let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(shared.answer(request, peer).await) }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(MAX_HEADER_BYTES)
-        .max_headers(MAX_HEADERS);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEADER_BYTES as u32);
-    let connection = builder
-        .serve_connection_with_upgrades(TokioIo::new(stream), service)
-        .into_owned();
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, %peer, "a connection ended badly");
-        }
-    });
+fn spawn(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(task))
 }
 
-/// Counts one call in flight while it lives.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+/// Accepts connections; traffic until the drain begins, the admin port's until the end.
+async fn accept(listener: TcpListener, port: Port, shared: Arc<Shared>) {
+    let drain = Arc::clone(&shared.drain);
+    let mut ended = std::pin::pin!(drain.reached(port.lasts_until()));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            () = &mut ended => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let served = connection::serve(stream, peer.ip(), port, Arc::clone(&shared));
+                match port {
+                    Port::Traffic => shared.tasks.spawn(served),
+                    Port::Admin => tokio::spawn(served),
+                };
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
 }
 
 impl Shared {
     /// Makes the table of these routes.
-    fn route(&self, routes: &[RouteSpec]) -> Result<(), RouteError> {
-        let mut targets = Vec::new();
-        for (index, route) in routes.iter().enumerate() {
-            let checked = route.check(self.settings.namespace.as_deref());
-            // Without a file its two fields were flags.
-            let place = match self.settings.routes_file {
-                Some(_) => format!("route {}: ", index + 1),
-                None => "--".to_owned(),
-            };
-            let checked = checked.map_err(|error| RouteError(format!("{place}{error}")))?;
+    ///
+    /// # Errors
+    /// Which route is wrong, and how; the table stays as it was.
+    pub(crate) fn route(&self, sources: &crate::reload::Sources) -> Result<(), crate::routes::RouteError> {
+        let checked = sources.check(self.settings.namespace.as_deref())?;
+        let targets = checked.into_iter().map(|(route, endpoint)| {
+            let starting = self.settings.starting.get(&route.id);
             let guard = self
                 .breakers
-                .guard(&checked.id, self.settings.fallback.get(&checked.id).cloned());
-            targets.push(Arc::new(Target::new(checked, guard, self.breakers.instance())));
-        }
-        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Table::new(targets));
+                .guard(&route.id, starting.map(|starting| starting.config.clone()));
+            let context = Context {
+                meter: self.meter(&route.id),
+                instance: self.breakers.instance().to_owned(),
+                allowed: self.allowed.clone(),
+                limits: self.settings.limits.clone(),
+                starting: starting.map(|starting| starting.spec.clone()),
+                tasks: self.tasks.clone(),
+                drain: Arc::clone(&self.drain),
+            };
+            Arc::new(Target::new(route, endpoint, guard, context))
+        });
+        let table = Table::new(targets.collect());
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
         Ok(())
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Response<Body> {
-        let limit = self.settings.max_in_flight;
-        let counted = Counted(&self.in_flight);
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= limit {
-            let why = Rejected {
-                state: Presented::State(State::Closed),
-                reason: RejectReason::Overload,
-                retry_after_ms: Some(1_000),
-            };
-            return rejected(why, 503, "", self.breakers.instance());
-        }
-        if request.method() == Method::CONNECT {
-            return plain(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here\n");
-        }
-        let host = request.headers().get(http::header::HOST);
-        if host.is_some_and(|host| host.to_str().map_or(true, |host| host.contains(['/', '@', ' ', ',']))) {
-            return plain(StatusCode::BAD_REQUEST, "bad Host\n");
-        }
-        let host = host
-            .and_then(|host| host.to_str().ok())
-            .or_else(|| request.uri().host())
-            .map(str::to_owned);
-        let table = Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner));
-        let Some(target) = table.find(host.as_deref(), request.uri().path()) else {
-            return plain(StatusCode::NOT_FOUND, "no route\n");
-        };
-        let response = target.serve(request, peer).await;
-        drop(counted);
-        response
+    /// The measurements of a breaker, which outlive its routes.
+    pub(crate) fn meter(&self, id: &ServiceId) -> Arc<Meter> {
+        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(meters.entry(id.clone()).or_default())
+    }
+
+    pub(crate) fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Reads the routes again when the file changes; a bad edit keeps the good table.
-async fn watch_routes(shared: Arc<Shared>) {
-    let Some(file) = shared.settings.routes_file.clone() else {
-        return;
-    };
-    let mut known = tokio::fs::read_to_string(&file).await.unwrap_or_default();
-    loop {
-        tokio::time::sleep(ROUTES_EVERY).await;
-        let text = match tokio::fs::read_to_string(&file).await {
-            Ok(text) if text != known => text,
-            _ => continue,
-        };
-        match parse_routes(&text).and_then(|routes| shared.route(&routes)) {
-            Ok(()) => tracing::info!(file = %file.display(), "new routes"),
-            Err(error) => tracing::error!(file = %file.display(), %error, "bad routes; the good ones stay"),
+/// Answers one request of the traffic port.
+pub(crate) async fn answer(activity: &Arc<Activity>, request: Request<Incoming>) -> Response<Body> {
+    let shared = &activity.shared;
+    let (running, all) = Running::begin(activity);
+    let response = match refusal::check(&request) {
+        Err(refused) => plain(refused.status, refused.text),
+        Ok(authority) => {
+            let table = shared.table();
+            let host = authority.as_ref().map(http::uri::Authority::host);
+            match table.find(host, request.uri().path()) {
+                None => plain(http::StatusCode::NOT_FOUND, "no route\n"),
+                Some(target) if all > shared.settings.limits.max_in_flight => target.overloaded(),
+                Some(target) => target.serve(request, authority, activity).await,
+            }
         }
-        known = text;
-    }
+    };
+    response.map(|body| body.holding(running))
 }

@@ -5,7 +5,6 @@
 
 use crate::fleet::{Backend, SERVICE};
 use instance::{Instance, RouteSpec};
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tiebar::guard::{Breakers, Guard, GuardStatus};
 use tiebar::id::ServiceId;
@@ -62,15 +61,14 @@ impl Member {
             .enable_all()
             .build()?;
         let store = backend.open()?;
+        let upstream = format!("http://{}", ports.address(9_000));
         let settings = instance::Settings {
-            listen: ports.address(ports.number),
-            admin_listen: ports.address(ports.number + 100),
-            routes: vec![RouteSpec::single(SERVICE, &format!("http://{}", ports.address(9_000)))],
-            routes_file: None,
-            namespace: None,
-            fallback: BTreeMap::new(),
-            max_in_flight: 10_000,
             drain_timeout: Duration::from_secs(1),
+            ..instance::Settings::new(
+                &ports.address(ports.number),
+                &ports.address(ports.number + 100),
+                vec![RouteSpec::single(SERVICE, &upstream)],
+            )
         };
         let id = ServiceId::parse(SERVICE)?;
         let own_name = name.clone();

@@ -8,6 +8,7 @@ mod actions;
 #[cfg(feature = "kubernetes")]
 pub mod cluster;
 mod conditions;
+pub mod eviction;
 mod explain;
 pub mod file_mode;
 mod http;

@@ -110,8 +110,8 @@ async fn main() -> ExitCode {
 
 async fn run(flags: &Flags) -> Result<(), String> {
     let store = Arc::new(flags.store.open()?);
-    tokio::spawn(warn_of_eviction(Arc::clone(&store)));
     let shutdown = terminated().map_err(|error| format!("cannot wait for signals: {error}"))?;
+    tokio::spawn(operator::eviction::watch(store.clone()));
     let Some(path) = &flags.breakers else {
         return run_in_cluster(flags, store, shutdown).await;
     };
@@ -130,27 +130,6 @@ async fn run(flags: &Flags) -> Result<(), String> {
         .map_err(|error| format!("cannot start on {} (--listen): {error}", flags.listen))?
         .with_keys(keys);
     operator.run(shutdown).await.map_err(|error| error.to_string())
-}
-
-/// Says so when Redis may throw breakers away; asks until there is an answer.
-async fn warn_of_eviction(store: Arc<RedisStore>) {
-    loop {
-        match store.eviction_policy().await {
-            Ok(policy) if policy == "noeviction" => return,
-            Ok(policy) => {
-                tracing::warn!(
-                    policy,
-                    "Redis may evict breakers when its memory is full; wanted maxmemory-policy noeviction"
-                );
-                return;
-            }
-            // Not every user may ask.
-            Err(StoreError::Refused(_) | StoreError::Protocol(_)) => return,
-            Err(StoreError::Unreachable(_) | StoreError::TimedOut(_)) => {
-                tokio::time::sleep(Duration::from_secs(10)).await;
-            }
-        }
-    }
 }
 
 #[cfg(feature = "kubernetes")]

@@ -330,12 +330,13 @@ impl Inner {
             started,
             slot,
             open: true,
-            took_ms: None,
+            took: None,
+            paused: None,
         }
     }
 
     /// Takes a place among the watched calls.
-    fn watch(&self, started: Instant, generation: u64) -> u16 {
+    pub(super) fn watch(&self, started: Instant, generation: u64) -> u16 {
         let mark = (generation & 0xF_FFFF) << 44 | (started.duration_since(self.epoch).as_millis() as u64 + 1);
         for _ in 0..SLOT_TRIES {
             let index = self.next_slot.fetch_add(1, Ordering::Relaxed) as usize % SLOTS;

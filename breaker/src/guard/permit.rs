@@ -5,6 +5,7 @@ use super::{Presented, Verdict};
 use crate::state::{Cause, Kind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// The right to make one call. Dropping it unrecorded cancels it: no evidence, unless the call ran past the slow
@@ -20,8 +21,10 @@ pub struct Permit {
     /// The call's place among the running ones that are watched for slowness, plus one; 0: none.
     pub(super) slot: u16,
     pub(super) open: bool,
-    /// Milliseconds at which the call's duration was fixed.
-    pub(super) took_ms: Option<u64>,
+    /// The call's duration, once it is fixed.
+    pub(super) took: Option<Duration>,
+    /// Since when the clock stands still, and whether the call was watched before.
+    pub(super) paused: Option<(Instant, bool)>,
 }
 
 impl Permit {
@@ -39,8 +42,39 @@ impl Permit {
 
     /// Fixes the call's duration now, when its outcome becomes known later: a streamed answer is as slow as its headers.
     pub fn stop_clock(&mut self) {
-        self.took_ms = Some(self.elapsed_ms());
+        self.took = Some(self.elapsed());
         self.inner.release(std::mem::take(&mut self.slot));
+    }
+
+    /// Stops the clock while the caller is waited for, whose slowness says nothing about the dependency.
+    pub fn pause(&mut self) {
+        if self.paused.is_none() && self.took.is_none() {
+            self.paused = Some((Instant::now(), self.slot > 0));
+            self.inner.release(std::mem::take(&mut self.slot));
+        }
+    }
+
+    /// Lets the clock go on after [`Self::pause`].
+    pub fn resume(&mut self) {
+        if let Some((since, watched)) = self.paused.take() {
+            self.started += since.elapsed();
+            if watched {
+                self.slot = self.inner.watch(self.started, self.generation);
+            }
+        }
+    }
+
+    /// How long the call has taken, without pauses.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        let until = || self.paused.map_or_else(Instant::now, |(since, _)| since);
+        self.took
+            .unwrap_or_else(|| until().saturating_duration_since(self.started))
+    }
+
+    /// Cancels the call, as dropping the permit does, and returns how it was counted.
+    pub fn cancel(mut self) -> Kind {
+        self.abandon()
     }
 
     /// Records how the call ended, now, and returns how it was counted.
@@ -55,13 +89,25 @@ impl Permit {
     }
 
     fn elapsed_ms(&self) -> u64 {
-        self.took_ms
-            .unwrap_or_else(|| self.started.elapsed().as_millis() as u64)
+        self.elapsed().as_millis() as u64
     }
 
     fn is_slow(&self) -> bool {
         let threshold = self.inner.slow_ms.load(Ordering::Relaxed);
         threshold > 0 && self.elapsed_ms() >= threshold
+    }
+
+    fn abandon(&mut self) -> Kind {
+        let threshold = self.inner.slow_ms.load(Ordering::Relaxed);
+        let timeout = self.inner.timeout_ms.load(Ordering::Relaxed);
+        let hung = timeout > 0 && threshold > 0 && self.elapsed_ms() >= timeout / 2;
+        let kind = if hung || self.is_slow() {
+            Kind::SlowSuccess
+        } else {
+            Kind::Ignored
+        };
+        self.end(kind, Cause::None);
+        kind
     }
 
     fn end(&mut self, kind: Kind, cause: Cause) {
@@ -79,17 +125,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if self.open {
-            let threshold = self.inner.slow_ms.load(Ordering::Relaxed);
-            let timeout = self.inner.timeout_ms.load(Ordering::Relaxed);
-            let hung = timeout > 0 && threshold > 0 && self.elapsed_ms() >= timeout / 2;
-            self.end(
-                if hung || self.is_slow() {
-                    Kind::SlowSuccess
-                } else {
-                    Kind::Ignored
-                },
-                Cause::None,
-            );
+            self.abandon();
         }
     }
 }

@@ -73,36 +73,38 @@ securityContext:
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
 {{- end }}
 
-{{- /* The Secret with the password, the chart's own or the user's; empty: none. */}}
+{{- /* (dict "root" $ "values" .Values.ui): the Secret with user and password; empty: none. */}}
 {{- define "tiebar.redisSecret" -}}
-{{- if .Values.redis.enabled -}}
-{{- default (printf "%s-redis" (include "tiebar.fullname" .)) .Values.redis.auth.existingSecret -}}
+{{- if .root.Values.redis.enabled -}}
+{{- default (printf "%s-redis" (include "tiebar.fullname" .root)) .root.Values.redis.auth.existingSecret -}}
 {{- else -}}
-{{- .Values.externalRedis.existingSecret -}}
+{{- default .root.Values.externalRedis.existingSecret .values.redisSecret -}}
 {{- end -}}
 {{- end }}
 
+{{- /* The same arguments: how the component reaches the store. */}}
 {{- define "tiebar.storeEnv" -}}
-{{- $external := .Values.externalRedis -}}
+{{- $values := .root.Values -}}
+{{- $external := $values.externalRedis -}}
 {{- $dir := "/etc/tiebar/redis" -}}
 - name: TIEBAR_REDIS
-  value: {{ ternary (printf "redis://%s-redis:6379" (include "tiebar.fullname" .)) $external.url .Values.redis.enabled | quote }}
-- {name: TIEBAR_STORE_TIMEOUT, value: {{ .Values.store.timeout | quote }}}
-- {name: TIEBAR_KEY_PREFIX, value: {{ .Values.store.keyPrefix | quote }}}
-- {name: TIEBAR_KEY_STYLE, value: {{ .Values.store.keyStyle | quote }}}
+  value: {{ ternary (printf "redis://%s-redis:6379" (include "tiebar.fullname" .root)) $external.url $values.redis.enabled | quote }}
+- {name: TIEBAR_STORE_TIMEOUT, value: {{ $values.store.timeout | quote }}}
+- {name: TIEBAR_KEY_PREFIX, value: {{ $values.store.keyPrefix | quote }}}
+- {name: TIEBAR_KEY_STYLE, value: {{ $values.store.keyStyle | quote }}}
 {{- with include "tiebar.redisSecret" . }}
 - {name: TIEBAR_REDIS_PASSWORD_FILE, value: {{ $dir }}/auth/password}
-{{- if not $.Values.redis.enabled }}
+{{- if not $values.redis.enabled }}
 - name: TIEBAR_REDIS_USERNAME
   valueFrom:
     # Without this key: the default user.
     secretKeyRef: {name: {{ . }}, key: {{ $external.usernameKey }}, optional: true}
 {{- end }}
 {{- end }}
-{{- if and (not .Values.redis.enabled) $external.ca.existingSecret }}
+{{- if and (not $values.redis.enabled) $external.ca.existingSecret }}
 - {name: TIEBAR_REDIS_CA_FILE, value: {{ $dir }}/ca/ca.crt}
 {{- end }}
-{{- if and (not .Values.redis.enabled) $external.clientCertificate.existingSecret }}
+{{- if and (not $values.redis.enabled) $external.clientCertificate.existingSecret }}
 - {name: TIEBAR_REDIS_CERT_FILE, value: {{ $dir }}/client/tls.crt}
 - {name: TIEBAR_REDIS_KEY_FILE, value: {{ $dir }}/client/tls.key}
 {{- end }}
@@ -110,29 +112,31 @@ securityContext:
 
 {{- /* Secrets are mounted as folders: only then does a pod see their new content. */}}
 {{- define "tiebar.storeVolumeMounts" -}}
-{{- $external := .Values.externalRedis -}}
+{{- $values := .root.Values -}}
+{{- $external := $values.externalRedis -}}
 {{- if include "tiebar.redisSecret" . }}
 - {name: redis-auth, mountPath: /etc/tiebar/redis/auth, readOnly: true}
 {{- end }}
-{{- if and (not .Values.redis.enabled) $external.ca.existingSecret }}
+{{- if and (not $values.redis.enabled) $external.ca.existingSecret }}
 - {name: redis-ca, mountPath: /etc/tiebar/redis/ca, readOnly: true}
 {{- end }}
-{{- if and (not .Values.redis.enabled) $external.clientCertificate.existingSecret }}
+{{- if and (not $values.redis.enabled) $external.clientCertificate.existingSecret }}
 - {name: redis-client, mountPath: /etc/tiebar/redis/client, readOnly: true}
 {{- end }}
 {{- end }}
 
 {{- define "tiebar.storeVolumes" -}}
-{{- $external := .Values.externalRedis -}}
+{{- $values := .root.Values -}}
+{{- $external := $values.externalRedis -}}
 {{- with include "tiebar.redisSecret" . }}
 - name: redis-auth
   secret:
     secretName: {{ . }}
     defaultMode: 0440
     items:
-      - {key: {{ ternary $.Values.redis.auth.passwordKey $external.passwordKey $.Values.redis.enabled }}, path: password}
+      - {key: {{ ternary $values.redis.auth.passwordKey $external.passwordKey $values.redis.enabled }}, path: password}
 {{- end }}
-{{- if and (not .Values.redis.enabled) $external.ca.existingSecret }}
+{{- if and (not $values.redis.enabled) $external.ca.existingSecret }}
 - name: redis-ca
   secret:
     secretName: {{ $external.ca.existingSecret }}
@@ -140,7 +144,7 @@ securityContext:
     items:
       - {key: {{ $external.ca.key }}, path: ca.crt}
 {{- end }}
-{{- if and (not .Values.redis.enabled) $external.clientCertificate.existingSecret }}
+{{- if and (not $values.redis.enabled) $external.clientCertificate.existingSecret }}
 - name: redis-client
   secret:
     secretName: {{ $external.clientCertificate.existingSecret }}
