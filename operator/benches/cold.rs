@@ -19,7 +19,8 @@ async fn create(place: &Place, count: usize) {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let text = std::fs::read_to_string(place.server().kubeconfig()).expect("a kubeconfig");
     let config = kube::config::Kubeconfig::from_yaml(&text).expect("a kubeconfig");
-    let config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default());
+    let options = kube::config::KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(config, &options);
     let client = kube::Client::try_from(config.await.expect("a config")).expect("a client");
     let kind = GroupVersionKind::gvk("tiebar.dev", "v1alpha1", "CircuitBreaker");
     let resource = ApiResource::from_gvk_with_plural(&kind, "circuitbreakers");

@@ -1,12 +1,10 @@
 //! Reading an id from the store, and carrying out what was planned for it.
 
+use crate::conditions::{CALM_MS, FLAPPING};
 use crate::plan::Action;
-use crate::status::{FLAPPING, Stored};
+use crate::status::Stored;
 use tiebar::id::ServiceId;
 use tiebar::store::{Leader, Store, StoreResult, Written};
-
-/// A state that holds for so long, milliseconds, is not flapping, however many transitions it has behind it.
-const CALM_MS: u64 = 120_000;
 
 /// Everything the store knows of an id.
 pub(crate) async fn read(store: &dyn Store, id: &ServiceId) -> StoreResult<Stored> {

@@ -1,8 +1,8 @@
 //! The status of a breaker, as the resource reports it. Pure: what is declared, what the store says, what was reported
 //! before → what to report now. The same facts give the same text, so that equal means nothing to write.
 
-use crate::conditions::{Condition, render, with_ready};
-use crate::plan::{foreign_owner, is_paused, matches, requested_reset};
+use crate::conditions::{conditions, render, with_ready};
+use crate::plan::requested_reset;
 use crds::Document;
 use crds::status::{MAX_CAUSES, MAX_ISOLATED_NAMES, MAX_TOP_INSTANCES};
 use serde_json::{Map, Value, json};
@@ -15,12 +15,6 @@ use tiebar::store::{Beat, Snapshot, StoreError, StoredConfig};
 const LOST_MS: u64 = 25_000;
 /// A beat tells nothing about a revision younger than this, milliseconds.
 const REVISION_MS: u64 = 5_000;
-/// So many transitions within [`FLAPPING_MS`] are flapping …
-pub(crate) const FLAPPING: u64 = 20;
-const FLAPPING_MS: u64 = 60_000;
-/// … until so many take longer than this, so that the condition does not flap itself.
-const CALM_MS: u64 = 120_000;
-
 /// What became of a document.
 #[derive(Debug, Clone)]
 pub(crate) enum Claimed<'a> {
@@ -40,7 +34,7 @@ pub(crate) struct Stored {
     pub(crate) config: Option<StoredConfig>,
     pub(crate) snapshot: Option<Snapshot>,
     pub(crate) beats: Vec<Beat>,
-    /// When the [`FLAPPING`]th last transition happened; 0: there were not so many.
+    /// When the [`FLAPPING`](crate::conditions::FLAPPING)th last transition happened; 0: there were not so many.
     pub(crate) flapping_since: u64,
     /// The store's clock.
     pub(crate) now: u64,
@@ -298,152 +292,6 @@ fn without_nothing(mut value: Value) -> Value {
         fields.retain(|_, field| !field.is_null() && field.as_array().is_none_or(|list| !list.is_empty()));
     }
     value
-}
-
-fn conditions(facts: &Facts<'_>, instances: Option<&Value>) -> Vec<Condition> {
-    let foreign = match facts.seen {
-        Seen::Answers(stored) => stored
-            .config
-            .as_ref()
-            .and_then(|config| foreign_owner(config, facts.owner, stored.now)),
-        _ => None,
-    };
-    let accepted = match (&facts.claimed, foreign) {
-        (Claimed::Invalid(message), _) => Condition::new("Accepted", Some(false), "Invalid", message.clone()),
-        (Claimed::Conflicted(_, winner), _) => Condition::new(
-            "Accepted",
-            Some(false),
-            "Conflicted",
-            format!("the older {winner} stands for this service id; delete one of them"),
-        ),
-        (Claimed::Holds(_), Some(owner)) => Condition::new(
-            "Accepted",
-            Some(false),
-            "OwnedElsewhere",
-            format!("{owner} programs this service id; it is taken over after 10 minutes of that owner's silence"),
-        ),
-        (Claimed::Holds(_), None) => Condition::new("Accepted", Some(true), "Accepted", "the specification is valid"),
-    };
-    let stalled = if accepted.holds == Some(false) {
-        Condition::new("Stalled", Some(true), &accepted.reason, accepted.message.clone())
-    } else {
-        Condition::new("Stalled", Some(false), "Progressing", "nothing is in the way")
-    };
-    let reachable = match facts.seen {
-        Seen::NotYet => Condition::new("StoreReachable", None, "Pending", "the store was not asked yet"),
-        Seen::Lost(error) => Condition::new("StoreReachable", Some(false), store_reason(error), error.to_string()),
-        Seen::Answers(_) => Condition::new("StoreReachable", Some(true), "Reachable", "the store answers"),
-    };
-    let programmed = programmed(facts, foreign);
-    vec![
-        accepted,
-        programmed,
-        reachable,
-        attached(facts, instances),
-        overridden(facts),
-        flapping(facts),
-        stalled,
-    ]
-}
-
-fn programmed(facts: &Facts<'_>, foreign: Option<&str>) -> Condition {
-    let condition = |holds, reason: &str, message: String| Condition::new("Programmed", holds, reason, message);
-    let Seen::Answers(stored) = facts.seen else {
-        return condition(None, "StoreUnreachable", "the store cannot be asked".to_owned());
-    };
-    let in_store = stored.config.as_ref().and_then(|config| config.programmed.as_ref());
-    match &facts.claimed {
-        Claimed::Conflicted(..) => condition(Some(false), "Conflicted", "another one is programmed".to_owned()),
-        Claimed::Invalid(_) => {
-            let kept = in_store.map_or_else(
-                || "nothing is programmed".to_owned(),
-                |good| format!("revision {} stays in force", good.config.revision),
-            );
-            condition(Some(false), "Invalid", kept)
-        }
-        Claimed::Holds(_) if foreign.is_some() => condition(
-            Some(false),
-            "OwnedElsewhere",
-            "another owner's is programmed".to_owned(),
-        ),
-        Claimed::Holds(document) => match in_store {
-            Some(stored) if matches(document, stored) => {
-                let message = format!("revision {} is in the store", stored.config.revision);
-                condition(Some(true), "Programmed", message)
-            }
-            _ if is_paused(document) => {
-                let message = "reconciliation is disabled by an annotation";
-                condition(Some(false), "Paused", message.to_owned())
-            }
-            _ => match facts.write_error {
-                Some(error) => condition(Some(false), "WriteFailed", error.to_owned()),
-                None => condition(Some(false), "Pending", "not in the store yet".to_owned()),
-            },
-        },
-    }
-}
-
-fn attached(facts: &Facts<'_>, instances: Option<&Value>) -> Condition {
-    let condition = |holds, reason: &str, message: String| Condition::new("Attached", holds, reason, message);
-    let Some(instances) = instances.filter(|_| matches!(facts.claimed, Claimed::Holds(_))) else {
-        return condition(None, "Unknown", "the instances are not known".to_owned());
-    };
-    let number = |field: &str| instances[field].as_u64().unwrap_or(0);
-    match (number("live"), number("outdated")) {
-        (0, _) => condition(Some(false), "NoInstances", "no instance uses this breaker".to_owned()),
-        (live, 0) => condition(
-            Some(true),
-            "InstancesAttached",
-            format!("live instances: {live}, all of them up to date"),
-        ),
-        (live, outdated) => condition(
-            Some(false),
-            "RevisionLag",
-            format!("{outdated} of {live} instances act by another revision"),
-        ),
-    }
-}
-
-fn overridden(facts: &Facts<'_>) -> Condition {
-    let condition = |holds, reason: &str, message: String| Condition::new("Overridden", holds, reason, message);
-    let (Claimed::Holds(document) | Claimed::Conflicted(document, _)) = &facts.claimed else {
-        return condition(None, "Invalid", "the specification is not valid".to_owned());
-    };
-    let Some((wanted, forced)) = document.spec.r#override.as_ref().zip(document.resolved.forced) else {
-        return condition(Some(false), "NotOverridden", "no override is set".to_owned());
-    };
-    let now = match facts.seen {
-        Seen::Answers(stored) => stored.now,
-        _ => 0,
-    };
-    if forced.expires_at > 0 && forced.expires_at <= now {
-        let message = "the override's time is over; remove it from the specification";
-        return condition(Some(false), "Expired", message.to_owned());
-    }
-    let state = if forced.open {
-        State::ForcedOpen
-    } else {
-        State::ForcedClosed
-    };
-    let reason = wanted.reason.clone().unwrap_or_default();
-    condition(Some(true), state_name(state), reason)
-}
-
-fn flapping(facts: &Facts<'_>) -> Condition {
-    let Seen::Answers(stored) = facts.seen else {
-        return Condition::new("Flapping", None, "StoreUnreachable", "the store cannot be asked");
-    };
-    let conditions = facts.previous["conditions"].as_array();
-    let was = conditions.is_some_and(|list| {
-        let is_it = |condition: &&Value| condition["type"] == "Flapping" && condition["status"] == "True";
-        list.iter().find(is_it).is_some()
-    });
-    let span = if was { CALM_MS } else { FLAPPING_MS };
-    if stored.flapping_since > 0 && stored.now.saturating_sub(stored.flapping_since) < span {
-        let message = format!("{FLAPPING} transitions or more within {} s", FLAPPING_MS / 1_000);
-        return Condition::new("Flapping", Some(true), "ManyTransitions", message);
-    }
-    Condition::new("Flapping", Some(false), "Steady", "the state changes rarely")
 }
 
 #[cfg(test)]
