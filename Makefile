@@ -20,6 +20,7 @@ check: ## formatting, lints, documentation
 
 bench: tools ## the benchmarks, as ratios in one run
 	cargo bench --locked -p tiebar --bench peers
+	cargo bench --locked -p operator --bench cold
 	cargo bench --locked -p ui --bench viewers
 
 image: ## the container image, as target/tiebar-image.tar

@@ -16,6 +16,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
+/// Connections tried until one takes the request: an upstream that closes each at once must not keep us busy.
+const ATTEMPTS: usize = 8;
+
 /// What kept the upstream from answering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
@@ -125,8 +128,9 @@ pub(crate) async fn exchange(
     watch: &mut Watch<'_>,
 ) -> Result<Response<UpstreamBody>, Trouble> {
     watch.arm();
-    loop {
-        let existing = if to.upgrade { None } else { to.pool.reuse() };
+    for attempt in 0..ATTEMPTS {
+        let reusable = !to.upgrade && attempt < ATTEMPTS / 2;
+        let existing = if reusable { to.pool.reuse() } else { None };
         let link = match existing {
             Some(link) => link,
             None => connect(to, watch).await?,
@@ -171,6 +175,7 @@ pub(crate) async fn exchange(
             }
         }
     }
+    Err(Trouble::Reset)
 }
 
 async fn connect(to: &Destination<'_>, watch: &Watch<'_>) -> Result<Link, Trouble> {

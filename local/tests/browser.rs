@@ -12,14 +12,22 @@ const PORTS: [u16; 9] = [8_080, 8_081, 8_001, 8_002, 8_003, 8_101, 8_102, 8_103,
 
 /// An offset under which all of them are free.
 fn offset() -> u16 {
-    let free = |offset: &u16| PORTS.iter().all(|port| TcpListener::bind(("127.0.0.1", port + offset)).is_ok());
+    let free = |offset: &u16| {
+        PORTS
+            .iter()
+            .all(|port| TcpListener::bind(("127.0.0.1", port + offset)).is_ok())
+    };
     let from = 20_000 + std::process::id() as u16 % 20_000;
     (from..50_000).step_by(7).find(free).expect("free ports")
 }
 
 #[test]
 fn a_person_s_way_through_the_dashboard() {
-    let browser = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+    let browser = [
+        "/usr/bin/chromium",
+        "/usr/bin/chromium-browser",
+        "/usr/bin/google-chrome",
+    ];
     let browser = std::env::var("CHROMIUM").ok().or_else(|| {
         let found = browser.iter().find(|path| PathBuf::from(path).exists());
         found.map(|path| (*path).to_owned())

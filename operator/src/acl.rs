@@ -5,13 +5,18 @@
 //! function may call any of its operations, so an instance's user could program a breaker.
 
 use std::fmt::Write as _;
-use tiebar::redis::Keys;
+use tiebar::redis::{KeyStyle, Keys};
 
 /// What the function calls.
 const FUNCTION: [&str; 14] = [
     "del", "hdel", "hget", "hgetall", "hkeys", "hlen", "hmget", "hset", "persist", "pexpire", "publish", "set", "time",
     "xadd",
 ];
+
+/// What every connection sends: behind Sentinels it asks for the server's rank.
+const CONNECTION: [&str; 3] = ["ping", "role", "subscribe"];
+/// What a cluster needs beside that: its map, and channels by shard.
+const CLUSTER: [&str; 4] = ["asking", "cluster|slots", "readonly", "ssubscribe"];
 
 /// One role.
 struct Role {
@@ -26,19 +31,19 @@ const ROLES: [Role; 3] = [
     Role {
         name: "tiebar-operator",
         what: "programs breakers and reads their state",
-        commands: &["info", "sadd", "smembers", "srem", "subscribe", "xrevrange"],
+        commands: &["info", "sadd", "smembers", "srem", "xrevrange"],
         calls_function: true,
     },
     Role {
         name: "tiebar-instance",
         what: "records outcomes, asks for probes, beats",
-        commands: &["sadd", "subscribe"],
+        commands: &["sadd"],
         calls_function: true,
     },
     Role {
         name: "tiebar-dashboard",
         what: "reads, and nothing else",
-        commands: &["hgetall", "smembers", "subscribe", "time", "xrevrange"],
+        commands: &["hgetall", "smembers", "time", "xrevrange"],
         calls_function: false,
     },
 ];
@@ -47,20 +52,32 @@ const ROLES: [Role; 3] = [
 #[must_use]
 pub fn acl(keys: &Keys) -> String {
     let prefix = keys.prefix();
-    let channel = keys.channel();
+    let on_cluster = keys.style() == KeyStyle::HashTag;
+    // On a cluster each breaker has a channel of its own.
+    let channels = if on_cluster {
+        format!("{prefix}*")
+    } else {
+        keys.channel()
+    };
     let mut text = String::new();
     for role in ROLES {
         let _ = writeln!(text, "# {}", role.what);
         let access = if role.calls_function { "~" } else { "%R~" };
         let _ = write!(
             text,
-            "user {} on >PASSWORD resetkeys {access}{prefix}* resetchannels &{channel} -@all +ping",
+            "user {} on >PASSWORD resetkeys {access}{prefix}* resetchannels &{channels} -@all",
             role.name
         );
-        let mut commands: Vec<&str> = role.commands.to_vec();
+        let mut commands: Vec<&str> = [role.commands, &CONNECTION].concat();
         if role.calls_function {
             commands.extend(["fcall", "function|load"]);
             commands.extend(FUNCTION);
+        }
+        if on_cluster {
+            commands.extend(CLUSTER);
+            if role.calls_function {
+                commands.push("spublish");
+            }
         }
         commands.sort_unstable();
         for command in commands {

@@ -119,19 +119,20 @@ async fn each_role_may_do_its_work_and_nothing_else() {
     instance.beat(&[(id.clone(), beat)]).await.unwrap();
     instance.goodbye(std::slice::from_ref(&id), "i").await.unwrap();
 
+    operator.eviction_policy().await.unwrap();
     operator.reset(&id, &Leader::default(), "now").await.unwrap();
     operator.config(&id).await.unwrap().unwrap();
     operator.snapshot(&id).await.unwrap().unwrap();
     operator.events(&id, 10).await.unwrap();
     operator.instances(&id).await.unwrap();
-    assert_eq!(operator.ids().await.unwrap(), [id.clone()]);
+    assert_eq!(operator.ids().await.unwrap(), std::slice::from_ref(&id));
 
     let dashboard = redis.store("tiebar-dashboard");
     dashboard.config(&id).await.unwrap().unwrap();
     dashboard.snapshot(&id).await.unwrap().unwrap();
     assert!(!dashboard.events(&id, 10).await.unwrap().is_empty());
     dashboard.instances(&id).await.unwrap();
-    assert_eq!(dashboard.ids().await.unwrap(), [id.clone()]);
+    assert_eq!(dashboard.ids().await.unwrap(), std::slice::from_ref(&id));
     refused(dashboard.configure(&id, &programme()).await, "the dashboard programs");
     refused(dashboard.exchange(&id, &exchange()).await, "the dashboard reports");
     refused(

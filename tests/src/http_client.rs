@@ -1,5 +1,6 @@
 //! An HTTP client that keeps nothing between calls.
 
+use crate::wait::PATIENCE;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt as _, Full};
@@ -48,8 +49,13 @@ impl Answer {
 /// Sends a request to `http://HOST:PORT/PATH` and waits for the whole answer.
 ///
 /// # Errors
-/// When there is none.
+/// When there is none, in time.
 pub async fn send(method: Method, url: &str, body: &str) -> Result<Answer, String> {
+    let answer = tokio::time::timeout(PATIENCE, exchange(method, url, body)).await;
+    answer.unwrap_or_else(|_| Err(format!("{url}: no answer within {PATIENCE:?}")))
+}
+
+async fn exchange(method: Method, url: &str, body: &str) -> Result<Answer, String> {
     let start = Instant::now();
     let fail = |error: &dyn std::fmt::Display| format!("{url}: {error}");
     let uri: http::Uri = url.parse().map_err(|error: http::uri::InvalidUri| fail(&error))?;

@@ -15,7 +15,7 @@ mod wait;
 pub use binaries::binary;
 pub use fleet::{Fleet, FleetBuilder, Instance, Operator, Upstream, WALK_THROUGH, document};
 pub use http_client::{Answer, Metrics, get, send, try_get};
-pub use process::{Ended, Process, run};
+pub use process::{Ended, Process, Signal, run};
 pub use redis_server::RedisServer;
 pub use terminal::Terminal;
 pub use wait::{PATIENCE, eventually, holds};

@@ -1,7 +1,8 @@
 //! A process under test: started, watched, signalled and ended by its own id.
 
 use crate::wait::{PATIENCE, eventually};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, kill_process, setrlimit};
 use serde_json::Value;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};

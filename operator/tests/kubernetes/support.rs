@@ -141,6 +141,10 @@ impl Operator {
         self.log.lock().expect("a log").clone()
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a process").is_none()
     }

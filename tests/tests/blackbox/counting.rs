@@ -99,3 +99,33 @@ async fn calls_under_way_at_sigterm_end_and_are_counted() {
     }
     counted(&fleet, 50).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_comes_too_late_neither_loses_nor_doubles() {
+    let mut fleet = Fleet::with(COUNTING).instances(1).start().await;
+    fleet.upstream.fail().await;
+    // Longer than a reply is waited for, shorter than the second after which the store counts as lost: what was sent
+    // waits at the server, and is sent again.
+    let hiccup = Duration::from_millis(500);
+    for calls in [50, 100] {
+        fleet.redis.freeze();
+        let thaw = tokio::time::Instant::now() + hiccup;
+        fleet.storm(50).await;
+        tokio::time::sleep_until(thaw).await;
+        fleet.redis.thaw();
+        counted(&fleet, calls).await;
+    }
+    // Told to go with everything still unsent.
+    fleet.redis.freeze();
+    let thaw = tokio::time::Instant::now() + hiccup;
+    fleet.storm(50).await;
+    fleet.instances[0].process.signal(tests::Signal::TERM);
+    tokio::time::sleep_until(thaw).await;
+    fleet.redis.thaw();
+    assert_eq!(fleet.instances[0].process.ended().await.code(), Some(0));
+    counted(&fleet, 150).await;
+    // Nothing comes after.
+    fleet.instances[0].start_again().await;
+    fleet.agrees("closed").await;
+    counted(&fleet, 150).await;
+}

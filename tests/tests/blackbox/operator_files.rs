@@ -60,6 +60,11 @@ async fn bad_files_stop_no_others_and_unload_nothing() {
     complains(&fleet, &["a.yaml", "consecutiveFailure"]).await;
     assert_eq!(revision(&fleet, Fleet::ID).await, first, "the good revision stays");
     assert_eq!(fleet.trip(0).await, 3, "and is in force");
+    fleet.redis.ask::<()>(&["DEL", &Fleet::key("config")]).await;
+    eventually(SOON * 2, "and is restored when it is lost meanwhile", async || {
+        holds(revision(&fleet, Fleet::ID).await > 0, "no config")
+    })
+    .await;
 
     // While anything is wrong nothing counts as deleted.
     operator.remove("c.json");
