@@ -49,6 +49,20 @@ impl Histogram {
 #[derive(Debug)]
 pub(crate) struct Gathered<L>(pub(crate) Vec<(L, Source)>);
 
+/// One histogram without labels.
+#[derive(Debug)]
+pub(crate) struct Bare(pub(crate) Source);
+
+impl EncodeMetric for Bare {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.0.histogram().encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
 /// Where a histogram is kept.
 #[derive(Debug)]
 pub(crate) enum Source {

@@ -1,7 +1,7 @@
 //! What Prometheus reads. The registry is built at scrape time from the guards' counters: they are the one truth, and
 //! nothing is counted twice.
 
-use crate::histogram::{Gathered, Source};
+use crate::histogram::{Bare, Gathered, Source};
 use crate::server::Shared;
 use crate::store_watch::{Measures, OPS};
 use prometheus_client::encoding::text::encode;
@@ -167,15 +167,14 @@ fn register_store(to: &mut Registry, measures: &Arc<Measures>) {
         "The store's answers, and failures to answer",
         Gathered(operations.collect()),
     );
-    let bare = |source| Gathered(vec![(Labels::new(), source)]);
     to.register(
         "batch_outcomes",
         "Outcomes sent to the store at once",
-        bare(source(|measures| &measures.batches)),
+        Bare(source(|measures| &measures.batches)),
     );
     to.register(
         "propagation_seconds",
         "From another instance's transition to this one's knowing, by the store's clock",
-        bare(source(|measures| &measures.propagation)),
+        Bare(source(|measures| &measures.propagation)),
     );
 }
