@@ -535,10 +535,8 @@ impl Recorder {
                 until = until.min(self.gauge_at.max(now + Duration::from_millis(1)));
             }
         }
-        if let Some(since) = self.failing_since
-            && self.governor == Governor::Shared
-        {
-            until = until.min(since + self.settings.store_patience);
+        if self.is_losing_patience() {
+            until = until.min(self.patience_ends());
         }
         if let Some(since) = self.alone_since
             && self.governor == Governor::Shared
@@ -583,6 +581,12 @@ impl Recorder {
                 result = &mut exchange => break result,
                 news = self.news.recv() => { self.hear(news); self.publish(); }
                 waiter = self.waiters_in.recv() => if let Some(waiter) = waiter { self.wait(waiter) },
+                // A connection that hangs while it is made must not hold up the fallback.
+                () = tokio::time::sleep_until(self.patience_ends()), if self.is_losing_patience() => {
+                    self.govern(Instant::now());
+                    self.serve_locally();
+                    self.publish();
+                }
             }
         };
         let _ = self.attempted.send_replace(true);
@@ -591,6 +595,15 @@ impl Recorder {
             Err(error) => self.fail(&error),
         }
         self.inner.answered.notify_waiters();
+    }
+
+    /// The store failed, and the instance does not yet go on without it.
+    fn is_losing_patience(&self) -> bool {
+        self.governor == Governor::Shared && self.failing_since.is_some()
+    }
+
+    fn patience_ends(&self) -> Instant {
+        self.failing_since.unwrap_or_else(Instant::now) + self.settings.store_patience
     }
 
     fn request(&mut self) -> Exchange {
