@@ -38,12 +38,22 @@ async fn with_breaker(bench: &Bench, headers: &[(&str, &str)]) {
     }
 }
 
+/// Name, authentication, who may act, what is sent; then the page's status, whether a button is drawn, the action's status.
+type Case = (
+    &'static str,
+    Auth,
+    Acting,
+    Option<(&'static str, &'static str)>,
+    u16,
+    bool,
+    u16,
+);
+
 #[tokio::test]
 async fn the_matrix_of_who_may_look_and_act() {
     let folder = tempfile::tempdir().unwrap();
     let header = "authorization";
-    // Authentication, who may act, what is sent; then: the page's status, whether a button is drawn, the action's status.
-    let rows: [(&str, Auth, Acting, Option<(&str, &str)>, u16, bool, u16); 17] = [
+    let rows: [Case; 17] = [
         ("nobody, reading", Auth::None, Acting::Off, None, 200, false, 403),
         (
             "nobody, acting by name",
