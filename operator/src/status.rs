@@ -15,6 +15,7 @@ use tiebar::store::{Beat, Snapshot, StoreError, StoredConfig};
 const LOST_MS: u64 = 25_000;
 /// A beat tells nothing about a revision younger than this, milliseconds.
 const REVISION_MS: u64 = 5_000;
+
 /// What became of a document.
 #[derive(Debug, Clone)]
 pub(crate) enum Claimed<'a> {
