@@ -576,13 +576,14 @@ impl Recorder {
         let exchange = async { store.exchange(&id, &request).await };
         tokio::pin!(exchange);
         let result = loop {
+            let (losing_patience, patience_ends) = (self.is_losing_patience(), self.patience_ends());
             tokio::select! {
                 biased;
                 result = &mut exchange => break result,
                 news = self.news.recv() => { self.hear(news); self.publish(); }
                 waiter = self.waiters_in.recv() => if let Some(waiter) = waiter { self.wait(waiter) },
                 // A connection that hangs while it is made must not hold up the fallback.
-                () = tokio::time::sleep_until(self.patience_ends()), if self.is_losing_patience() => {
+                () = tokio::time::sleep_until(patience_ends), if losing_patience => {
                     self.govern(Instant::now());
                     self.serve_locally();
                     self.publish();
