@@ -157,7 +157,7 @@ impl Operator {
 
     /// SIGTERM; the exit code.
     pub(crate) fn terminate(mut self) -> Option<i32> {
-        let pid = self.child.id().to_string();
+        let pid = self.id().to_string();
         let _ = Command::new("kill").args(["-TERM", &pid]).status();
         self.child.wait().expect("a process").code()
     }
@@ -232,7 +232,8 @@ impl Place {
         let server = place.server();
         server.namespace(namespace);
         let apply = |text: &str, arguments: &[&str]| {
-            let arguments = [&["apply", "-f", "-"], arguments].concat();
+            // Server-side: tests that begin together all make the same cluster role.
+            let arguments = [&["apply", "--server-side", "-f", "-"], arguments].concat();
             let _ = server.kubectl_input(&arguments, text).expect_ok("rights");
         };
         apply(include_str!("../../rbac.yaml"), &["-n", namespace]);
