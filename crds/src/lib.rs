@@ -1,4 +1,12 @@
 //! The `CircuitBreaker` resource: its types, its defaults, what is valid, and the rules made from it.
+#![cfg_attr(
+    not(feature = "kubernetes"),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the schema's half of each rule is unused without the schema"
+    )
+)]
 
 mod bounds;
 mod constraints;

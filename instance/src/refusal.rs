@@ -82,7 +82,7 @@ fn parse(host: &HeaderValue) -> Result<Authority, ()> {
     let text = authority.as_str();
     let port = text.rsplit_once(':').map(|(_, port)| port);
     let bad_port = port.is_some_and(|port| !port.ends_with(']') && authority.port_u16().is_none());
-    if text.contains('@') || authority.host().is_empty() || bad_port {
+    if text.contains(['@', ',']) || authority.host().is_empty() || bad_port {
         return Err(());
     }
     Ok(authority)

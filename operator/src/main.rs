@@ -9,7 +9,6 @@ use std::time::Duration;
 use tiebar::cli::{LogFlags, StoreFlags, parse_flags, terminated};
 use tiebar::id::ServiceId;
 use tiebar::redis::RedisStore;
-use tiebar::store::StoreError;
 
 /// Programs circuit breakers into Redis and reports their state.
 ///

@@ -1,8 +1,8 @@
 //! Tiebar's dashboard: what an engineer on call needs at a glance, and few, careful actions.
 //!
-//! One [`Dashboard`] reads a store by one subscription ([`collector`]), keeps an immutable picture of the fleet
-//! ([`model`]), and draws it for pages ([`pages`]), streams ([`live`]) and programs ([`api`]). Everything drawn is a pure
-//! function of picture and instant ([`view`], [`detail`], [`incidents`]). Rejected: a front-end framework – the pages
+//! One [`Dashboard`] reads a store by one subscription (`collector`), keeps an immutable picture of the fleet
+//! (`model`), and draws it for pages (`pages`), streams (`live`) and programs (`api`). Everything drawn is a pure
+//! function of picture and instant (`view`, `detail`, `incidents`). Rejected: a front-end framework – the pages
 //! are complete without a script, and the script only replaces what the server drew anew.
 
 mod acting;

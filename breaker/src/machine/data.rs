@@ -136,7 +136,7 @@ pub struct Core {
     pub before: u64,
     /// The last sweep.
     pub swept_at: u64,
-    /// When the clock last leapt by more than [`LEAP_MS`]; nobody is forgotten on the strength of that.
+    /// When the clock last leapt by more than 20 s; nobody is forgotten on the strength of that.
     pub leapt_at: u64,
     /// Instances known at the last sweep, and new ones since.
     pub known: u64,

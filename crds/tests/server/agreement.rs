@@ -10,7 +10,7 @@ type Leaf = (Vec<String>, Value);
 
 fn leaves(schema: &Value, path: &[String], found: &mut Vec<Leaf>) {
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-        let path = [path, &[name.clone()]].concat();
+        let path = [path, std::slice::from_ref(name)].concat();
         if property["type"] == "object" {
             // The object itself is a field too: what is none, and what is empty.
             found.push((path.clone(), json!({"type": "object"})));
