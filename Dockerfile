@@ -1,4 +1,4 @@
-# One image with every binary of Tiebar, from scratch.
+# One image with every program of Tiebar, from scratch: one file, and a link for each (local/src/bin/tiebar.rs).
 #
 #   docker build -t localhost/tiebar:dev .
 #   docker build --build-arg COMMIT=$(git rev-parse --short HEAD) …     the commit, for --version and the labels
@@ -10,17 +10,17 @@ ARG BINARIES=build
 
 FROM docker.io/library/rust:1.95-alpine AS build
 RUN apk add --no-cache gcc musl-dev
-# The dependencies of each binary are written into it, for syft, trivy, grype and cargo-audit: the software bill of
-# materials travels with the program instead of beside it.
+# The dependencies are written into the file, for syft, trivy, grype and cargo-audit: the software bill of materials travels
+# with the program instead of beside it.
 RUN cargo install --locked --version 0.7.7 cargo-auditable
 WORKDIR /src
 COPY . .
 ARG COMMIT=""
 ENV TIEBAR_COMMIT=$COMMIT
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
-    cargo auditable build --release --locked --workspace --bins \
-    && mkdir -p /binaries/bin \
-    && find target/release -maxdepth 1 -type f -name 'tiebar-*' -perm -u+x -exec cp {} /binaries/bin/ \;
+    cargo auditable build --release --locked -p local --features image --bin tiebar \
+    && mkdir -p /binaries/bin && cp target/release/tiebar /binaries/bin/ \
+    && for program in instance loadgen local operator ui upstream; do ln -s tiebar /binaries/bin/tiebar-$program; done
 
 FROM scratch AS prebuilt
 COPY target/image /binaries/

@@ -105,16 +105,16 @@ struct LimitFlags {
     #[arg(long, env = "TIEBAR_INSTANCE_MAX_HEADERS", value_name = "HEADERS", default_value_t = 100,
           value_parser = clap::value_parser!(u16).range(1..=1_000))]
     max_headers: u16,
-    /// How long a request's headers may take from their first byte on
+    /// How long a request's headers may take from their first byte on, such as 15s
     #[arg(long, env = "TIEBAR_INSTANCE_HEADER_TIMEOUT", value_name = "DURATION", default_value = "15s", value_parser = positive)]
     header_timeout: Duration,
-    /// How long a connection may be without a request
+    /// How long a connection may be without a request, such as 75s
     #[arg(long, env = "TIEBAR_INSTANCE_IDLE_TIMEOUT", value_name = "DURATION", default_value = "75s", value_parser = positive)]
     idle_timeout: Duration,
-    /// How long a request's body may pause before there is a response; gRPC's is not limited
+    /// How long a request's body may pause before there is a response; such as 60s; gRPC's is not limited
     #[arg(long, env = "TIEBAR_INSTANCE_BODY_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = positive)]
     body_timeout: Duration,
-    /// How long an idle connection to an upstream is kept; should be less than the upstream's own
+    /// How long an idle connection to an upstream is kept; such as 4s; should be less than the upstream's own
     #[arg(long, env = "TIEBAR_INSTANCE_UPSTREAM_IDLE_TIMEOUT", value_name = "DURATION", default_value = "4s", value_parser = duration)]
     upstream_idle_timeout: Duration,
 }
@@ -143,7 +143,7 @@ impl From<LimitFlags> for Limits {
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
+pub(crate) async fn main() -> ExitCode {
     let flags = match parse_flags::<Flags>() {
         Ok(flags) => flags,
         Err(code) => return code,

@@ -55,7 +55,7 @@ struct Flags {
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
+pub(crate) async fn main() -> ExitCode {
     let flags = match parse_flags::<Flags>() {
         Ok(flags) => flags,
         Err(code) => return code,

@@ -1,6 +1,6 @@
 //! The parts, wired together in one process.
 
-use crate::member::{Member, Ports, Row};
+use super::member::{Member, Ports, Row};
 use http::Uri;
 use operator::file_mode::FileMode;
 use std::path::PathBuf;
@@ -359,7 +359,7 @@ impl Fleet {
                 };
                 // By the store's clock, which wrote it.
                 let seconds = event.at.saturating_sub(self.started) as f64 / 1_000.0;
-                let evidence = crate::evidence::words(&event.snapshot);
+                let evidence = super::evidence::words(&event.snapshot);
                 self.timeline.push(format!(
                     "{seconds:>5.1}s {from} → {} {} by {by}{evidence}",
                     event.to, event.reason

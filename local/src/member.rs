@@ -3,7 +3,7 @@
 //! Each has a runtime of its own, so that killing it is what a crash is: every task of it stops where it stands, nothing
 //! is sent, no slot given back. Rejected: aborting its task, which leaves its connections and its recorder alive.
 
-use crate::fleet::{Backend, SERVICE};
+use super::fleet::{Backend, SERVICE};
 use instance::{Instance, RouteSpec};
 use std::time::{Duration, Instant};
 use tiebar::guard::{Breakers, Guard, GuardStatus};

@@ -1,6 +1,6 @@
 //! What a key sets going: a fault, the promise it tests, and how long the promise took to keep.
 
-use crate::fleet::{Fleet, Health};
+use super::fleet::{Fleet, Health};
 use std::time::{Duration, Instant};
 use tiebar::guard::Presented;
 use tiebar::state::State;

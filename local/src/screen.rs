@@ -1,6 +1,6 @@
 //! What a person sees: a picture that is drawn again on a terminal, plain lines otherwise.
 
-use crate::fleet::Picture;
+use super::fleet::Picture;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};

@@ -242,6 +242,15 @@ impl FileMode {
                 "state"
             );
         }
+        let now_ready = ready(&status);
+        if now_ready["status"] == "False" && now_ready["reason"] != ready(&previous)["reason"] {
+            tracing::warn!(
+                breaker = %document.id,
+                reason = now_ready["reason"].as_str(),
+                "not ready: {}",
+                now_ready["message"].as_str().unwrap_or_default()
+            );
+        }
         self.statuses.insert(document.id.clone(), status);
     }
 
@@ -300,6 +309,14 @@ impl FileMode {
         }
         Ok(())
     }
+}
+
+/// A status' condition Ready; null when there is none.
+fn ready(status: &Value) -> &Value {
+    let conditions = status["conditions"].as_array();
+    let mut all = conditions.into_iter().flatten();
+    all.find(|condition| condition["type"] == "Ready")
+        .unwrap_or(&Value::Null)
 }
 
 #[cfg(test)]

@@ -214,6 +214,10 @@ pub enum Actions {
 
 impl Actions {
     /// Whether a person may act on a breaker; asked before drawing a button, and again before acting.
+    #[cfg_attr(
+        not(feature = "kubernetes"),
+        allow(unused_variables, reason = "only a cluster asks about one breaker")
+    )]
     pub(crate) async fn permits(&self, person: &Person, id: &ServiceId) -> bool {
         match self {
             // In file mode a right is for all breakers.

@@ -71,7 +71,7 @@ enum AuthMode {
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
+pub(crate) async fn main() -> ExitCode {
     let flags = match parse_flags::<Flags>() {
         Ok(flags) => flags,
         Err(code) => return code,

@@ -88,7 +88,7 @@ impl From<FaultFlags> for FaultProfile {
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
+pub(crate) async fn main() -> ExitCode {
     let flags = match parse_flags::<Flags>() {
         Ok(flags) => flags,
         Err(code) => return code,

@@ -59,6 +59,11 @@ async fn help_names_every_flag_with_its_default_and_its_variable() {
                 "scenario",
                 "redis-username",
                 "redis-password-file",
+                "redis-ca-file",
+                "redis-cert-file",
+                "redis-key-file",
+                "upstream-ca-file",
+                "allow-fallback",
             ];
             let switch = ["json"];
             if !optional.contains(&flag) && !switch.contains(&flag) {

@@ -267,7 +267,7 @@ async fn a_second_operator_over_other_files_leaves_the_first_ones_breaker_alone(
     let second = Process::start("second", &binary("tiebar-operator"), fleet.folder.path(), &args);
     second
         .logged("it says whose it is", |line| {
-            line.contains("owned elsewhere").then_some(())
+            line.contains("OwnedElsewhere").then_some(())
         })
         .await;
     assert_eq!(revision(&fleet, Fleet::ID).await, first);
