@@ -69,7 +69,8 @@ report! {
         state: Option<CircuitState>;
         /// Why: Seeded, Reseeded, ConsecutiveFailures, FailureRateExceeded, SlowCallRateExceeded, InstancesIsolated,
         /// WaitElapsed, ProbesSucceeded, ProbesFailed, ProbesTimedOut, ProbesLost, Override, OverrideLapsed, Reset,
-        /// ModeChanged; Ramping while traffic returns after ProbesSucceeded.
+        /// ModeChanged; Ramping while traffic returns after ProbesSucceeded; StateLost while the store has lost what was open
+        /// and no instance has restored it.
         state_reason: Option<String> [length(max = 64)];
         /// When the state last changed, by the store's clock.
         last_transition_time: Option<Timestamp> [with = "String", extend("format" = "date-time")];

@@ -185,6 +185,7 @@ pub(crate) fn status(facts: &Facts<'_>) -> Value {
             for name in [
                 "previousState",
                 "lastTransitionTime",
+                "round",
                 "transitionCount",
                 "tripSnapshot",
                 "configRevision",
@@ -222,6 +223,15 @@ fn handled(facts: &Facts<'_>) -> Option<String> {
         .map(str::to_owned)
 }
 
+/// The store lost the state of a circuit that was not closed, and no instance has restored it yet.
+const STATE_LOST: &str = "StateLost";
+
+/// Whether the circuit was open when last heard of: that nothing is stored any more does not make it closed. The round
+/// is 0 only while it is closed.
+fn was_open(previous: &Value) -> bool {
+    previous["round"].as_u64().is_some_and(|round| round > 0)
+}
+
 /// The fields that tell of the circuit.
 fn circuit(facts: &Facts<'_>, stored: &Stored) -> Vec<(&'static str, Option<Value>)> {
     let programmed = stored.config.as_ref().and_then(|config| config.programmed.as_ref());
@@ -250,6 +260,12 @@ fn circuit(facts: &Facts<'_>, stored: &Stored) -> Vec<(&'static str, Option<Valu
         let state = match forced.filter(|forced| !is_expired(forced.expires_at)) {
             Some(forced) if forced.open => State::ForcedOpen,
             Some(_) => State::ForcedClosed,
+            None if was_open(facts.previous) => {
+                fields.push(("state", Some(json!("Unknown"))));
+                fields.push(("stateReason", Some(json!(STATE_LOST))));
+                fields.push(("round", facts.previous.get("round").cloned()));
+                return fields;
+            }
             None => State::Closed,
         };
         fields.push(("state", Some(json!(state_name(state)))));
@@ -415,6 +431,29 @@ mod tests {
         );
         assert_eq!(status["shadow"]["trips"], 1);
         assert!(status["openUntilTime"].is_null());
+    }
+
+    #[tokio::test]
+    async fn what_was_open_and_is_lost_is_not_called_closed() {
+        let document = document(TRIPS);
+        let stored = tripped(&document).await;
+        let open = status(&facts(&document, &stored, &Value::Null));
+        let lost = Stored {
+            snapshot: None,
+            ..stored
+        };
+        let told = status(&facts(&document, &lost, &open));
+        assert_eq!(
+            (&told["state"], &told["stateReason"]),
+            (&json!("Unknown"), &json!("StateLost"))
+        );
+        let error = StoreError::Unreachable("refused".to_owned());
+        let mut silent = facts(&document, &lost, &told);
+        silent.seen = Seen::Lost(&error);
+        let after = status(&facts(&document, &lost, &status(&silent)));
+        assert_eq!(after["stateReason"], "StateLost", "nor after an outage: {after}");
+        let fresh = status(&facts(&document, &lost, &Value::Null));
+        assert_eq!(fresh["state"], "Closed", "what nobody called yet is closed");
     }
 
     #[tokio::test]

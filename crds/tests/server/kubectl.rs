@@ -89,7 +89,10 @@ fn get_explain_describe_and_wait() {
         "get-wide.txt",
         &table(&kubectl(&["get", "circuitbreakers.tiebar.dev", "-o", "wide"])),
     );
-    assert_eq!(kubectl(&["get", "resilience"]), kubectl(&["get", "circuitbreaker"]));
+    assert_eq!(
+        table(&kubectl(&["get", "resilience"])),
+        table(&kubectl(&["get", "circuitbreaker"]))
+    );
     golden("explain.txt", &kubectl(&["explain", "cb", "--recursive"]));
     golden("explain-trip.txt", &kubectl(&["explain", "cb.spec.trip"]));
     golden("explain-mode.txt", &kubectl(&["explain", "cb.spec.mode"]));
