@@ -225,15 +225,20 @@ impl Inner {
         before / RAMP_ONE != before.wrapping_add(share) / RAMP_ONE
     }
 
-    /// Waits for the recorder's next answer.
+    /// Waits until the store has answered for enough. An answer may be to what was sent before, so one is not enough.
     async fn hesitate(&self) {
-        let answered = self.answered.notified();
-        if self.word.load(Ordering::Acquire) & HESITATE == 0 {
-            return;
-        }
-        self.nudge();
         // Past the bound the call goes on: waiting longer would make the store's slowness the caller's.
-        let _ = tokio::time::timeout(HESITATION, answered).await;
+        let deadline = Instant::now() + HESITATION;
+        loop {
+            let answered = self.answered.notified();
+            if self.word.load(Ordering::Acquire) & HESITATE == 0 {
+                return;
+            }
+            self.nudge();
+            if tokio::time::timeout_at(deadline, answered).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Decides what the word cannot; none: look again.

@@ -5,7 +5,7 @@
 
 use super::inner::{Answer, Details, Done, Inner, RAMP_ONE, Route, Told, WAITERS, lock};
 use super::local::{Local, bare};
-use super::word::{Gate, Word};
+use super::word::{Gate, HESITATE, Word};
 use super::{Effective, Presented, RejectReason, Rejected, Settings};
 use crate::policy::{Config, Mode, StoreFailurePolicy};
 use crate::state::State;
@@ -938,16 +938,19 @@ impl Recorder {
             word.gate = Gate::Ask;
             lock(&self.inner.details).denied = true;
         }
-        if matches!(word.gate, Gate::Pass | Gate::Ramp) && !local && !fallback {
-            let unanswered = self.inner.unanswered.load(Ordering::Acquire);
-            let headroom = if now >= self.headroom_until {
-                0
-            } else {
-                self.inner.headroom.load(Ordering::Acquire)
-            };
-            word.hesitate = unanswered > headroom;
+        let guarded = matches!(word.gate, Gate::Pass | Gate::Ramp) && !local && !fallback;
+        let headroom = if now >= self.headroom_until {
+            0
+        } else {
+            self.inner.headroom.load(Ordering::Acquire)
+        };
+        let may_trip = || guarded && self.inner.unanswered.load(Ordering::Acquire) > headroom;
+        word.hesitate = may_trip();
+        // A call that ended since may have set the bit, which is lost now: the swap sees its count, so look again.
+        self.inner.word.swap(word.pack(), Ordering::AcqRel);
+        if !word.hesitate && may_trip() {
+            self.inner.word.fetch_or(HESITATE, Ordering::AcqRel);
         }
-        self.inner.word.store(word.pack(), Ordering::Release);
         self.inner.answered.notify_waiters();
     }
 
