@@ -229,12 +229,13 @@ impl Inner {
     async fn hesitate(&self) {
         // Past the bound the call goes on: waiting longer would make the store's slowness the caller's.
         let deadline = Instant::now() + HESITATION;
+        // Once: a recorder that must wait before it may ask again publishes whenever it is woken, which wakes this loop.
+        self.nudge();
         loop {
             let answered = self.answered.notified();
             if self.word.load(Ordering::Acquire) & HESITATE == 0 {
                 return;
             }
-            self.nudge();
             if tokio::time::timeout_at(deadline, answered).await.is_err() {
                 return;
             }

@@ -10,8 +10,12 @@ mod net;
 
 use fleet::{Report, simulate};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
+
+/// A run takes a tenth of a second; this long, of the real clock, none takes.
+const STANDS_STILL: Duration = Duration::from_secs(120);
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
@@ -24,7 +28,16 @@ fn run(seed: u64) -> Result<Report, String> {
         .start_paused(true)
         .build()
         .unwrap();
+    // Paused time stands still while tasks wake each other: without a bound such a run would only hang.
+    let (finished, standing) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if standing.recv_timeout(STANDS_STILL) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("seed {seed} stands still; repeat with TIEBAR_SIM_SEED={seed} TIEBAR_SIM_RUNS=1");
+            std::process::abort();
+        }
+    });
     let result = runtime.block_on(simulate(seed));
+    drop(finished);
     result.map_err(|broken| format!("seed {seed}: {broken}\nrepeat with TIEBAR_SIM_SEED={seed} TIEBAR_SIM_RUNS=1"))
 }
 
