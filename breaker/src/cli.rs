@@ -62,6 +62,17 @@ impl LogFlags {
     }
 }
 
+/// The exit code of what `main` did; an error goes to standard error as one line, its causes included.
+pub fn ended(result: Result<(), impl std::fmt::Display>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Parses the process' flags; a mistake is printed as one line, since it often ends up in a container's log.
 ///
 /// # Errors

@@ -2,10 +2,9 @@
 
 use crate::id::ServiceId;
 use crate::machine::{self, Effects, Row};
-use crate::policy::Policy;
 use crate::store::{
-    Announcement, Beat, Event, Exchange, Leader, Programme, Programmed, Reply, Snapshot, Store, StoreError,
-    StoreResult, StoredConfig, Survey, Written,
+    Announcement, Beat, Event, Exchange, Leader, Programme, Reply, Snapshot, Store, StoreError, StoreResult,
+    StoredConfig, Survey, Written,
 };
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -125,25 +124,12 @@ impl MemoryStore {
 
 impl Shelf {
     fn config(&self, id: &ServiceId) -> Option<StoredConfig> {
-        let row = self.rows.get(id)?.config.clone()?;
-        Some(StoredConfig {
-            programmed: row.config.map(|config| Programmed { config, spec: row.spec }),
-            leader: row.leader,
-            owner_seen_at: row.seen_at,
-            last_reset: row.last_reset,
-            floor: row.floor,
-        })
+        Some(self.rows.get(id)?.config.clone()?.stored())
     }
 
     fn snapshot(&self, id: &ServiceId, now: u64) -> Option<Snapshot> {
         let row = self.rows.get(id)?;
-        let config = row.config.as_ref().and_then(|stored| stored.config.as_ref());
-        let policy = config.map_or_else(Policy::default, |config| config.policy.clone());
-        let forced_until = config
-            .and_then(|config| config.forced)
-            .map_or(0, |forced| forced.expires_at);
-        let revision = config.map_or(0, |config| config.revision);
-        Some(row.data.as_ref()?.snapshot(&policy, forced_until, revision, now))
+        Some(row.data.as_ref()?.snapshot(row.config.as_ref(), now))
     }
 
     fn live_beats(&self, id: &ServiceId, now: u64) -> Vec<Beat> {

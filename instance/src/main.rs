@@ -149,13 +149,7 @@ pub(crate) async fn main() -> ExitCode {
         Err(code) => return code,
     };
     flags.logs.start();
-    match run(flags).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    tiebar::cli::ended(run(flags).await)
 }
 
 async fn run(flags: Flags) -> anyhow::Result<()> {

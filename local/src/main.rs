@@ -67,13 +67,7 @@ pub(crate) async fn main() -> ExitCode {
     } else {
         LevelFilter::WARN
     });
-    match run(flags).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    tiebar::cli::ended(run(flags).await)
 }
 
 /// One turn of the script: so long sick, then so long well. Sick is short, so that half-open finds the service well.

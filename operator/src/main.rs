@@ -98,13 +98,7 @@ pub(crate) async fn main() -> ExitCode {
             .map(|store| print!("{}", operator::acl(store.keys()))),
         Some(Command::Explain { id }) => explain(&flags, id).await,
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("error: {message}");
-            ExitCode::FAILURE
-        }
-    }
+    tiebar::cli::ended(result)
 }
 
 async fn run(flags: &Flags) -> Result<(), String> {

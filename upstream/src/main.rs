@@ -94,13 +94,7 @@ pub(crate) async fn main() -> ExitCode {
         Err(code) => return code,
     };
     flags.logs.start();
-    match serve(flags).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("error: {message}");
-            ExitCode::FAILURE
-        }
-    }
+    tiebar::cli::ended(serve(flags).await)
 }
 
 async fn serve(flags: Flags) -> Result<(), String> {

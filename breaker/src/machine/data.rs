@@ -3,7 +3,7 @@
 use super::window::{Buckets, Slots, Sums};
 use crate::policy::{Config, Mode, Policy, Window};
 use crate::state::{Reason, State};
-use crate::store::{Bucket, Event, InstanceShare, Leader, Snapshot, View};
+use crate::store::{Bucket, Event, InstanceShare, Leader, Programmed, Snapshot, StoredConfig, View};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Two decisions are further apart only when the store's clock was set or nobody called, milliseconds: instances resync
@@ -36,6 +36,23 @@ pub struct ConfigRow {
     pub last_reset: String,
     /// Memory at or below is void.
     pub floor: u64,
+}
+
+impl ConfigRow {
+    /// For its readers.
+    #[must_use]
+    pub fn stored(self) -> StoredConfig {
+        StoredConfig {
+            programmed: self.config.map(|config| Programmed {
+                config,
+                spec: self.spec,
+            }),
+            leader: self.leader,
+            owner_seen_at: self.seen_at,
+            last_reset: self.last_reset,
+            floor: self.floor,
+        }
+    }
 }
 
 /// The `…:data` hash.
@@ -373,9 +390,15 @@ impl Data {
         record.isolated == self.core.generation + 1
     }
 
-    /// The state for people, at `now`, without changing it.
+    /// The state for people under what is programmed, at `now`, without changing it.
     #[must_use]
-    pub fn snapshot(&self, policy: &Policy, forced_until: u64, stored_revision: u64, now: u64) -> Snapshot {
+    pub fn snapshot(&self, row: Option<&ConfigRow>, now: u64) -> Snapshot {
+        let config = row.and_then(|row| row.config.as_ref());
+        let policy = &config.map_or_else(Policy::default, |config| config.policy.clone());
+        let forced_until = config
+            .and_then(|config| config.forced)
+            .map_or(0, |forced| forced.expires_at);
+        let stored_revision = config.map_or(0, |config| config.revision);
         let mut data = self.clone();
         data.core.tick(now);
         if let Window::Time(ms) = data.core.window {

@@ -23,7 +23,7 @@ use redis::{
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{OnceCell, broadcast};
 
@@ -39,14 +39,14 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(super) enum Link {
     One(MultiplexedConnection),
-    Cluster(ClusterConnection, Arc<Mutex<HashSet<String>>>),
+    Cluster(Cluster),
 }
 
 impl ConnectionLike for Link {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Self::One(connection) => connection.req_packed_command(command),
-            Self::Cluster(connection, _) => connection.req_packed_command(command),
+            Self::Cluster(cluster) => cluster.connection.req_packed_command(command),
         }
     }
 
@@ -58,14 +58,14 @@ impl ConnectionLike for Link {
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
             Self::One(connection) => connection.req_packed_commands(pipeline, offset, count),
-            Self::Cluster(connection, _) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(cluster) => cluster.connection.req_packed_commands(pipeline, offset, count),
         }
     }
 
     fn get_db(&self) -> i64 {
         match self {
             Self::One(connection) => connection.get_db(),
-            Self::Cluster(connection, _) => connection.get_db(),
+            Self::Cluster(cluster) => cluster.connection.get_db(),
         }
     }
 }
@@ -82,33 +82,39 @@ impl Link {
                 let mut connection = connection.clone();
                 pipeline.query_async(&mut connection).await
             }
-            Self::Cluster(connection, _) => {
+            Self::Cluster(cluster) => {
                 let send = |command: &Cmd| {
-                    let (mut connection, command) = (connection.clone(), command.clone());
+                    let (mut connection, command) = (cluster.connection.clone(), command.clone());
                     async move { command.query_async(&mut connection).await }
                 };
                 try_join_all(commands.iter().map(send)).await
             }
         }
     }
+}
 
-    /// On a cluster each breaker has a channel of its own, heard from its first use on.
+/// A cluster's connection, and the channels heard over it.
+#[derive(Clone)]
+pub(super) struct Cluster {
+    connection: ClusterConnection,
+    heard: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Cluster {
+    /// Subscribes, once.
     pub(super) async fn hear(&self, channel: String) -> Result<(), RedisError> {
-        let Self::Cluster(connection, heard) = self else {
-            return Ok(());
-        };
-        if !heard
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(channel.clone())
-        {
+        if !self.heard().insert(channel.clone()) {
             return Ok(());
         }
-        let subscribed = connection.clone().ssubscribe(&channel).await;
+        let subscribed = self.connection.clone().ssubscribe(&channel).await;
         if subscribed.is_err() {
-            heard.lock().unwrap_or_else(PoisonError::into_inner).remove(&channel);
+            self.heard().remove(&channel);
         }
         subscribed
+    }
+
+    fn heard(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -344,7 +350,10 @@ impl Connector {
         }
         let join = async { builder.build()?.get_async_connection().await };
         match join.await {
-            Ok(connection) => Ok(Link::Cluster(connection, Arc::default())),
+            Ok(connection) => Ok(Link::Cluster(Cluster {
+                connection,
+                heard: Arc::default(),
+            })),
             Err(error) => Err(explain(&error)),
         }
     }

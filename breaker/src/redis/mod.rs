@@ -12,13 +12,12 @@ pub use address::WANTED;
 pub use keys::{KeyStyle, Keys, SUFFIXES};
 
 use crate::id::ServiceId;
-use crate::machine::{ConfigRow, Data};
-use crate::policy::Policy;
+use crate::machine::ConfigRow;
 use crate::store::{
-    Announcement, Beat, Event, Exchange, Leader, Programme, Programmed, Reply, Snapshot, Store, StoreError,
-    StoreResult, StoredConfig, Survey, Written,
+    Announcement, Beat, Event, Exchange, Leader, Programme, Reply, Snapshot, Store, StoreError, StoreResult,
+    StoredConfig, Survey, Written,
 };
-use connect::{Connector, Link};
+use connect::{Connector, Link, Slot};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use redis::{Cmd, PushInfo, PushKind, RedisError, Value};
@@ -138,7 +137,7 @@ impl RedisStore {
     /// Runs the script.
     async fn run(&self, id: &ServiceId, operation: &str, instance: &str, args: &[String]) -> StoreResult<Value> {
         let (slot, mut link) = self.connector.link().await?;
-        self.connector.judge(&slot, link.hear(self.keys.channel_of(id)).await)?;
+        self.hear_of(id, &slot, &link).await?;
         let call = self.call(id, operation, instance, args);
         let mut result: Result<Value, RedisError> = call.query_async(&mut link).await;
         if result.as_ref().is_err_and(is_missing) {
@@ -146,6 +145,14 @@ impl RedisStore {
             result = call.query_async(&mut link).await;
         }
         self.connector.judge(&slot, result)
+    }
+
+    /// On a cluster each breaker has a channel of its own, heard from its first use on.
+    async fn hear_of(&self, id: &ServiceId, slot: &Slot, link: &Link) -> StoreResult<()> {
+        match link {
+            Link::One(_) => Ok(()),
+            Link::Cluster(cluster) => self.connector.judge(slot, cluster.hear(self.keys.channel_of(id)).await),
+        }
     }
 
     /// The command that runs the script.
@@ -333,25 +340,6 @@ fn read_beat(instance: &str, text: &str) -> Option<Beat> {
     })
 }
 
-fn stored_config(row: ConfigRow) -> StoredConfig {
-    StoredConfig {
-        programmed: row.config.map(|config| Programmed { config, spec: row.spec }),
-        leader: row.leader,
-        owner_seen_at: row.seen_at,
-        last_reset: row.last_reset,
-        floor: row.floor,
-    }
-}
-
-fn snapshot(data: &Data, row: Option<&ConfigRow>, now: u64) -> Snapshot {
-    let config = row.and_then(|row| row.config.as_ref());
-    let policy = config.map_or_else(Policy::default, |config| config.policy.clone());
-    let forced_until = config
-        .and_then(|config| config.forced)
-        .map_or(0, |forced| forced.expires_at);
-    data.snapshot(&policy, forced_until, config.map_or(0, |config| config.revision), now)
-}
-
 fn beats(hash: &HashMap<String, Vec<u8>>, now: u64) -> Vec<Beat> {
     let read = |(name, text): (&String, &Vec<u8>)| read_beat(name, std::str::from_utf8(text).ok()?);
     let mut beats: Vec<Beat> = hash.iter().filter_map(read).collect();
@@ -366,8 +354,8 @@ fn survey(config: &Hash, data: &Hash, instances: &Hash, now: u64) -> StoreResult
     let row = codec::config_row(config)?;
     let data = codec::data(data)?;
     Ok(Survey {
-        snapshot: data.map(|data| snapshot(&data, row.as_ref(), now)),
-        config: row.map(stored_config),
+        snapshot: data.map(|data| data.snapshot(row.as_ref(), now)),
+        config: row.map(ConfigRow::stored),
         beats: beats(instances, now),
     })
 }
@@ -420,7 +408,7 @@ impl Store for RedisStore {
     }
 
     fn config<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Option<StoredConfig>>> {
-        async move { Ok(self.config_row(id).await?.map(stored_config)) }.boxed()
+        async move { Ok(self.config_row(id).await?.map(ConfigRow::stored)) }.boxed()
     }
 
     fn snapshot<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Option<Snapshot>>> {
@@ -429,7 +417,7 @@ impl Store for RedisStore {
                 return Ok(None);
             };
             let config = self.config_row(id).await?;
-            Ok(Some(snapshot(&data, config.as_ref(), self.clock_now().await?)))
+            Ok(Some(data.snapshot(config.as_ref(), self.clock_now().await?)))
         }
         .boxed()
     }
@@ -449,7 +437,7 @@ impl Store for RedisStore {
                 }
                 let (slot, link) = self.connector.link().await?;
                 for id in ids {
-                    self.connector.judge(&slot, link.hear(self.keys.channel_of(id)).await)?;
+                    self.hear_of(id, &slot, &link).await?;
                 }
                 let answers = self.connector.judge(&slot, link.all(&commands).await)?;
                 let hashes: Vec<Hash> = answers

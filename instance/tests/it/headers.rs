@@ -1,7 +1,7 @@
 //! What a good proxy does to headers, trailers and expectations.
 
 use crate::support::client::{self, collect, full, http1, http2, read_until, request, send};
-use crate::support::upstream::{Answer, stub, text};
+use crate::support::upstream::{Answer, Arrived, stub, text};
 use crate::support::{PATIENT, Proxy, eventually};
 use bytes::Bytes;
 use futures_util::stream;
@@ -89,6 +89,12 @@ async fn headers_of_one_connection_end_with_it() {
     assert_eq!(seen.header("x-circuit-state"), "closed", "the nearest instance wins");
 }
 
+/// Whom a request is for: HTTP/1.1 says it in a header, HTTP/2 in the target.
+fn host(arrived: &Arrived) -> Option<&str> {
+    let header = arrived.headers.get("host").map(|host| host.to_str().unwrap());
+    header.or_else(|| arrived.uri.split('/').nth(2))
+}
+
 #[tokio::test]
 async fn the_host_is_kept_where_that_is_asked_for() {
     let upstream = stub(async |_| text(200, "")).await;
@@ -97,12 +103,7 @@ async fn the_host_is_kept_where_that_is_asked_for() {
         let proxy = Proxy::start_with(PATIENT, url, |settings| settings.routes[0].preserve_host = true).await;
         send(proxy.traffic, request("GET", "/").body(full("")).unwrap()).await;
         let arrived = upstream.last();
-        let host = arrived
-            .headers
-            .get("host")
-            .map(|host| host.to_str().unwrap().to_owned());
-        let host = host.or_else(|| arrived.uri.split('/').nth(2).map(str::to_owned));
-        assert_eq!(host.as_deref(), Some("inventory"), "{arrived:?}");
+        assert_eq!(host(&arrived), Some("inventory"), "{arrived:?}");
         // An absolute target names the host, whatever Host says.
         let raw = client::raw(
             proxy.traffic,
@@ -110,12 +111,7 @@ async fn the_host_is_kept_where_that_is_asked_for() {
         );
         assert!(raw.await.starts_with("HTTP/1.1 200"));
         let arrived = upstream.last();
-        let host = arrived
-            .headers
-            .get("host")
-            .map(|host| host.to_str().unwrap().to_owned());
-        let host = host.or_else(|| arrived.uri.split('/').nth(2).map(str::to_owned));
-        assert_eq!(host.as_deref(), Some("absolute"), "{arrived:?}");
+        assert_eq!(host(&arrived), Some("absolute"), "{arrived:?}");
         assert!(arrived.uri.ends_with("/x"));
         assert_eq!(arrived.headers["x-forwarded-host"], "absolute");
     }
