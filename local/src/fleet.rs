@@ -224,6 +224,7 @@ impl Fleet {
             timeline: Vec::new(),
             _folder: folder,
         };
+        fleet.programmed().await;
         for number in 1..=settings.instances {
             let ports = Ports {
                 number: 8_000 + number,
@@ -237,6 +238,17 @@ impl Fleet {
         fleet.started = fleet.store.now().await.unwrap_or_default();
         fleet.load()?;
         Ok(fleet)
+    }
+
+    /// The rules come before the instances, which would complain of there being none. When they do not come, say because
+    /// another operator owns the breaker, the instances start all the same.
+    async fn programmed(&self) {
+        let there = async {
+            while !matches!(self.store.config(&self.id).await, Ok(Some(stored)) if stored.programmed.is_some()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(2), there).await;
     }
 
     fn load(&mut self) -> anyhow::Result<()> {

@@ -77,10 +77,8 @@ impl Member {
             // The dashboard counts rejections by heartbeats; one waits less here than a fleet can afford.
             own.heartbeat = Duration::from_secs(1);
             let breakers = Breakers::new(store, own);
-            let guard = breakers.guard(&id, None);
-            Instance::bind(settings, breakers)
-                .await
-                .map(|instance| (guard, instance))
+            let instance = Instance::bind(settings, breakers.clone()).await?;
+            anyhow::Ok((breakers.guard(&id, None), instance))
         });
         match bound.await? {
             Ok((guard, instance)) => Ok(Self {

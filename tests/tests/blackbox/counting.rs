@@ -22,11 +22,8 @@ async fn four_times_250_concurrent_failures_are_a_thousand() {
     fleet.upstream.fail().await;
     fleet.upstream.forget().await;
     let answers = fleet.storm(250).await;
-    assert!(
-        answers
-            .iter()
-            .all(|(_, answer)| answer.status == 500 && answer.blocked().is_none())
-    );
+    let others = answers.iter().find(|(_, answer)| answer.status != 500);
+    assert!(others.is_none(), "{others:?}");
     assert_eq!(fleet.upstream.requests().await, 1_000);
     counted(&fleet, 1_000).await;
     let mut total = 0.0;
