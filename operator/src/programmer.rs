@@ -8,10 +8,10 @@ use tiebar::store::{Leader, Store, StoreResult, Written};
 
 /// Everything the store knows of an id.
 pub(crate) async fn read(store: &dyn Store, id: &ServiceId) -> StoreResult<Stored> {
-    let now = store.now().await?;
-    let config = store.config(id).await?;
-    let snapshot = store.snapshot(id).await?;
-    let beats = store.instances(id).await?;
+    let now = store.now();
+    let (config, snapshot, beats) = (store.config(id), store.snapshot(id), store.instances(id));
+    // Together, so that a slow store costs one round trip.
+    let (now, config, snapshot, beats) = tokio::try_join!(now, config, snapshot, beats)?;
     let may_flap = snapshot.as_ref().is_some_and(|snapshot| {
         snapshot.transitions >= FLAPPING && snapshot.now.saturating_sub(snapshot.since) < CALM_MS
     });

@@ -15,6 +15,7 @@
 mod budget;
 mod context;
 mod due;
+mod gauges;
 mod http;
 mod lease;
 mod metrics;

@@ -85,9 +85,10 @@ pub(crate) async fn attempt(context: &Context, id: &ServiceId, leader: &Leader, 
     if let Some(stored) = stored.as_mut().filter(|_| why == Why::Proof) {
         stored.owner_seen_at = stored.owner_seen_at.min(now.saturating_sub(HEARTBEAT_MS));
     }
+    let told = winner.status.read();
     let claim = Claim {
         document,
-        handled: winner.status["lastHandledReset"].as_str(),
+        handled: told["lastHandledReset"].as_str(),
     };
     let held = stored.as_ref().and_then(|stored| stored.programmed.as_ref());
     let drifted = !held.is_some_and(|held| matches(document, held));
