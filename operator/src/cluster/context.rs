@@ -127,7 +127,8 @@ impl Context {
     pub(crate) fn touch(&self, touched: Touched) {
         if self.leader().is_none() {
             // Whoever leads does it; nothing is to be caught up on later but by comparing everything.
-            self.world().forget_vacated();
+            let vacated = self.world().take_vacated();
+            locked(&self.programmed).retain(|id, _| !vacated.contains(id));
             return;
         }
         for id in touched.ids {

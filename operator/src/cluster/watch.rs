@@ -40,7 +40,12 @@ pub(crate) fn declared(object: DynamicObject) -> Option<Declared> {
     };
     let document = spec.map_err(|error| format!("spec: {error}")).and_then(|spec| {
         Document::new(Some(key.namespace.clone()), key.name.clone(), annotations, spec)
-            .map(Arc::new)
+            .map(|document| {
+                Arc::new(Document {
+                    uid: metadata.uid.clone(),
+                    ..document
+                })
+            })
             .map_err(|problems| problems.join("; "))
     });
     Some(Declared {

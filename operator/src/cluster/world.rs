@@ -229,9 +229,9 @@ impl World {
         self.vacated.contains(id)
     }
 
-    /// Leaves what was vacated to whoever led then.
-    pub(crate) fn forget_vacated(&mut self) {
-        self.vacated.clear();
+    /// Leaves what was vacated to whoever led then; the ids.
+    pub(crate) fn take_vacated(&mut self) -> HashSet<ServiceId> {
+        std::mem::take(&mut self.vacated)
     }
 
     /// What the id held when it was vacated is buried.
