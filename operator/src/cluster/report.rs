@@ -19,6 +19,9 @@ const MANAGER: &str = "tiebar-operator";
 /// How long nothing is written once the API server said that it has too many requests.
 const REST: Duration = Duration::from_secs(1);
 
+/// When to try again to write to a resource that changed a moment ago; the watch tells of it before that.
+const CONFLICT: Duration = Duration::from_millis(200);
+
 /// Brings a status up to date.
 pub(crate) async fn report(context: &Context, key: &Key, urgent: bool) {
     if context.leader().is_none() {
@@ -67,9 +70,10 @@ pub(crate) async fn report(context: &Context, key: &Key, urgent: bool) {
     if context.leader().is_none() {
         return;
     }
-    context.reports.hold(key, Instant::now() + context.periods.status);
+    let hold_until = Instant::now() + context.periods.status;
     match write(context, &declared, &next).await {
         Ok(got) => {
+            context.reports.hold(key, hold_until);
             {
                 let mut reported = locked(&context.reported);
                 let reported = reported.entry(key.clone()).or_default();
@@ -81,9 +85,11 @@ pub(crate) async fn report(context: &Context, key: &Key, urgent: bool) {
                 context.notes.tell(&declared, note);
             }
         }
-        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {
-            // Gone, or made anew: the watch tells.
-            context.metrics.status_written("gone");
+        // The watch tells.
+        Err(kube::Error::Api(status)) if status.code == 404 => context.metrics.status_written("gone"),
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            context.metrics.status_written("conflict");
+            context.reports.push(key.clone(), Instant::now() + CONFLICT, urgent);
         }
         Err(error) => {
             if matches!(&error, kube::Error::Api(status) if status.code == 429) {
@@ -191,13 +197,18 @@ async fn write(context: &Context, declared: &Declared, status: &Value) -> kube::
     let resource = resource();
     let key = &declared.key;
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &key.namespace, &resource);
-    let patch = json!({
+    let mut patch = json!({
         "apiVersion": resource.api_version,
         "kind": resource.kind,
         // The uid, lest a resource made anew is told of the one before.
         "metadata": {"name": key.name, "namespace": key.namespace, "uid": declared.uid},
         "status": status,
     });
+    if declared.version > 0 {
+        // What this replica knows must be what is there: a write that was on its way when the replica was stopped must not
+        // land on what the next leader wrote meanwhile.
+        patch["metadata"]["resourceVersion"] = json!(declared.version.to_string());
+    }
     let params = PatchParams::apply(MANAGER).force();
     let patch = Patch::Apply(&patch);
     let request = api.patch_status(&key.name, &params, &patch);
