@@ -49,7 +49,7 @@ struct Family {
     lines: fn(&mut String, &str, &Shown<'_>) -> std::fmt::Result,
 }
 
-const FAMILIES: [Family; 5] = [
+static FAMILIES: [Family; 5] = [
     Family {
         name: "tiebar_breaker_state",
         help: "1 for the state the circuit is in",
@@ -113,7 +113,10 @@ fn conditions(text: &mut String, name: &str, shown: &Shown<'_>) -> std::fmt::Res
         };
         for status in ["True", "False", "Unknown"] {
             let (id, holds) = (shown.id, u8::from(condition.status == status));
-            writeln!(text, "{name}{{breaker=\"{id}\",type=\"{kind}\",status=\"{status}\"}} {holds}")?;
+            writeln!(
+                text,
+                "{name}{{breaker=\"{id}\",type=\"{kind}\",status=\"{status}\"}} {holds}"
+            )?;
         }
     }
     Ok(())
@@ -198,7 +201,7 @@ mod tests {
             window: Some((4, 1)),
         };
         let mut text = String::new();
-        for family in FAMILIES {
+        for family in &FAMILIES {
             (family.lines)(&mut text, family.name, &shown).unwrap();
         }
         let ones: Vec<&str> = text.lines().filter(|line| !line.ends_with(" 0")).collect();
