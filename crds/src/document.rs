@@ -43,6 +43,8 @@ pub struct Document {
     pub resolved: Resolved,
     /// `metadata.annotations`.
     pub annotations: BTreeMap<String, String>,
+    /// `metadata.uid` of a resource in a cluster; a file's means nothing.
+    pub uid: Option<String>,
 }
 
 /// Why a document cannot be used.
@@ -203,6 +205,7 @@ fn check(raw: Raw) -> Result<Document, Vec<String>> {
             spec: raw.spec,
             resolved,
             annotations: raw.metadata.annotations,
+            uid: None,
         }),
         (Err(error), _) if problems.is_empty() => Err(vec![error.to_string()]),
         _ => Err(problems),

@@ -1,7 +1,9 @@
-//! A document as the store keeps it: the spec's fields, and beside them the notes that people left as annotations.
+//! A document as the store keeps it: the spec's fields, and beside them the notes that people left as annotations, and the
+//! uid of the resource it came from.
 //!
-//! The dashboard reads the store alone, so what it shows must travel there. Rejected: a hash field of its own, which
-//! the script would have to carry without ever judging by it.
+//! The dashboard reads the store alone, so what it shows must travel there; and a resource deleted and made anew while no
+//! operator looked is told from an edited one by nothing but its uid. Rejected: hash fields of their own, which the script
+//! would have to carry without ever judging by them.
 
 use crate::spec::CircuitBreakerSpec;
 use serde::{Deserialize, Serialize};
@@ -12,6 +14,8 @@ use std::collections::BTreeMap;
 const MAX_NOTE: usize = 512;
 /// The field the notes are stored under; no field of the resource has this name.
 const NOTES: &str = "notes";
+/// The field of the resource's uid; likewise.
+const UID: &str = "uid";
 
 /// Who to ask and what to do, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -31,6 +35,17 @@ pub struct Stored {
     pub spec: CircuitBreakerSpec,
     /// What people left beside it.
     pub notes: Notes,
+    /// The uid of the resource; none when it came from a file.
+    pub uid: Option<String>,
+}
+
+/// What is added to the spec's fields.
+#[derive(Serialize)]
+struct Beside<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notes: Option<&'a Notes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<&'a str>,
 }
 
 impl Notes {
@@ -52,13 +67,16 @@ impl Notes {
 }
 
 impl Stored {
-    /// Adds the notes to a spec's canonical JSON; without notes the text stays as it is.
+    /// Adds notes and uid to a spec's canonical JSON; without any the text stays as it is.
     #[must_use]
-    pub fn write(json: &str, notes: &Notes) -> String {
-        match (serde_json::to_string(notes), json.strip_suffix('}')) {
-            (Ok(notes), Some(fields)) if notes != "{}" => {
+    pub fn write(json: &str, notes: &Notes, uid: Option<&str>) -> String {
+        let notes = (*notes != Notes::default()).then_some(notes);
+        let beside = serde_json::to_string(&Beside { notes, uid });
+        let beside = beside.as_deref().ok().and_then(|beside| beside.strip_prefix('{'));
+        match (beside, json.strip_suffix('}')) {
+            (Some(beside), Some(fields)) if beside != "}" => {
                 let comma = if fields == "{" { "" } else { "," };
-                format!("{fields}{comma}\"{NOTES}\":{notes}}}")
+                format!("{fields}{comma}{beside}")
             }
             _ => json.to_owned(),
         }
@@ -68,12 +86,14 @@ impl Stored {
     #[must_use]
     pub fn read(json: &str) -> Option<Self> {
         let mut value: Value = serde_json::from_str(json).ok()?;
-        let notes = value.as_object_mut()?.remove(NOTES);
+        let fields = value.as_object_mut()?;
+        let (notes, uid) = (fields.remove(NOTES), fields.remove(UID));
         Some(Self {
             spec: serde_json::from_value(value).ok()?,
             notes: notes
                 .and_then(|notes| serde_json::from_value(notes).ok())
                 .unwrap_or_default(),
+            uid: uid.as_ref().and_then(Value::as_str).map(str::to_owned),
         })
     }
 }
@@ -83,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn notes_travel_with_the_spec_and_nothing_changes_without_them() {
+    fn notes_and_uid_travel_with_the_spec_and_nothing_changes_without_them() {
         let annotations = BTreeMap::from([
             ("tiebar.dev/runbook".to_owned(), "https://wiki.example/\"x".to_owned()),
             ("tiebar.dev/owner".to_owned(), "é".repeat(400)),
@@ -91,10 +111,16 @@ mod tests {
         let notes = Notes::of(&annotations);
         assert_eq!(notes.owner.as_ref().map(String::len), Some(MAX_NOTE));
         for json in ["{}", "{\"serviceName\":\"a\"}"] {
-            assert_eq!(Stored::write(json, &Notes::default()), json);
-            let stored = Stored::read(&Stored::write(json, &notes)).expect("valid");
-            assert_eq!(stored.notes, notes);
-            assert_eq!(serde_json::to_string(&stored.spec).ok().as_deref(), Some(json));
+            assert_eq!(Stored::write(json, &Notes::default(), None), json);
+            for (notes, uid) in [
+                (notes.clone(), None),
+                (Notes::default(), Some("u")),
+                (notes.clone(), Some("u")),
+            ] {
+                let stored = Stored::read(&Stored::write(json, &notes, uid)).expect("valid");
+                assert_eq!((&stored.notes, stored.uid.as_deref()), (&notes, uid));
+                assert_eq!(serde_json::to_string(&stored.spec).ok().as_deref(), Some(json));
+            }
         }
         assert_eq!(Stored::read("[]"), None);
     }

@@ -17,6 +17,9 @@ const START: Duration = Duration::from_secs(120);
 /// The user that may do everything.
 const ADMIN: &str = "admin";
 const CONTROLLERS: &str = "system:kube-controller-manager";
+/// What service accounts ask for is written down, once it is answered.
+const AUDIT: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived", "ResponseStarted"],
+    "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}]}"#;
 
 /// Asks until the answer is yes.
 ///
@@ -117,6 +120,8 @@ pub struct Settings {
     pub api_flags: Vec<String>,
     /// Also run kube-controller-manager: service accounts, garbage collection, the end of a namespace.
     pub controllers: bool,
+    /// Keep an audit log of what service accounts ask for.
+    pub audit: bool,
 }
 
 /// A running API server.
@@ -159,7 +164,10 @@ impl ApiServer {
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<ApiServer> = OnceLock::new();
         SHARED.get_or_init(|| {
-            let server = Self::start(Settings::default());
+            let server = Self::start(Settings {
+                audit: true,
+                ..Settings::default()
+            });
             server.install();
             server
         })
@@ -198,6 +206,7 @@ impl ApiServer {
         let token = |user: &str, group: &str| format!("{},{user},{user},\"{group}\"\n", random_token());
         let tokens = token(ADMIN, "system:masters") + &token(CONTROLLERS, "system:authenticated");
         fs::write(folder.path().join("tokens.csv"), tokens).expect("tokens");
+        fs::write(folder.path().join("audit.json"), AUDIT).expect("a policy");
         let mut server = Self {
             controllers: None,
             api: None,
@@ -237,6 +246,11 @@ impl ApiServer {
     /// False when it ended, as it does when its port is taken.
     fn start_api(&mut self) -> bool {
         let path = |name: &str| self.folder.path().join(name);
+        let mut audit = Vec::new();
+        if self.settings.audit {
+            audit.push(format!("--audit-policy-file={}", path("audit.json").display()));
+            audit.push(format!("--audit-log-path={}", path("audit.log").display()));
+        }
         let mut api = Process::start(
             "kube-apiserver",
             Command::new(self.bin.join("kube-apiserver"))
@@ -259,6 +273,7 @@ impl ApiServer {
                     "--authorization-mode",
                     "RBAC",
                 ])
+                .args(audit)
                 .args(&self.settings.api_flags),
             self.folder.path(),
         );
@@ -344,6 +359,15 @@ impl ApiServer {
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The audit log so far: each request of a service account, in the order of the answers.
+    #[must_use]
+    pub fn audit(&self) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(self.folder.path().join("audit.log")).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
     }
 
     /// The last lines of every log.

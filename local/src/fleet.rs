@@ -371,7 +371,7 @@ impl Fleet {
                 };
                 // By the store's clock, which wrote it.
                 let seconds = event.at.saturating_sub(self.started) as f64 / 1_000.0;
-                let evidence = super::evidence::words(&event.snapshot);
+                let evidence = operator::evidence::words(&event.snapshot);
                 self.timeline.push(format!(
                     "{seconds:>5.1}s {from} → {} {} by {by}{evidence}",
                     event.to, event.reason

@@ -1,6 +1,5 @@
 //! `cargo run`: upstream, instances, load, operator and dashboard in one process, over the embedded store or a real Redis.
 
-mod evidence;
 mod fleet;
 mod keys;
 mod member;

@@ -1,5 +1,6 @@
 //! Why a breaker did or did not trip, in words.
 
+use crate::evidence::words;
 use std::fmt::Write as _;
 use tiebar::id::ServiceId;
 use tiebar::policy::{Policy, Window};
@@ -44,8 +45,10 @@ pub async fn explain(store: &dyn Store, id: &ServiceId) -> StoreResult<String> {
         let ago = snapshot.now.saturating_sub(event.at) / 1_000;
         let _ = writeln!(
             text,
-            "{ago} s ago: {from} → {} ({}), through {by}: {}",
-            event.to, event.reason, event.snapshot
+            "{ago} s ago: {from} → {} {} by {by}{}",
+            event.to,
+            event.reason,
+            words(&event.snapshot)
         );
     }
     Ok(text)

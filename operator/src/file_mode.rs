@@ -295,6 +295,7 @@ impl FileMode {
             let claim = Claim {
                 document,
                 handled: handled.as_deref(),
+                inherits: false,
             };
             let now = store.now().await?;
             for action in plan(Some(claim), config.as_ref(), &leader, now) {

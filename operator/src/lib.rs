@@ -9,6 +9,7 @@ mod actions;
 pub mod cluster;
 mod conditions;
 pub mod eviction;
+pub mod evidence;
 mod explain;
 pub mod file_mode;
 mod http;

@@ -31,6 +31,8 @@ pub(crate) struct Claim<'a> {
     pub(crate) document: &'a Document,
     /// The last reset carried out, as remembered beside the store.
     pub(crate) handled: Option<&'a str>,
+    /// What another resource left in the store passes to this one: it stood by when the other went.
+    pub(crate) inherits: bool,
 }
 
 /// Whether somebody asked to leave the breaker alone.
@@ -64,7 +66,21 @@ pub(crate) fn foreign_owner<'a>(stored: &'a StoredConfig, owner: &str, now: u64)
 
 /// What the store keeps of a document's words.
 fn text(document: &Document) -> String {
-    Stored::write(&document.resolved.json, &Notes::of(&document.annotations))
+    let notes = Notes::of(&document.annotations);
+    Stored::write(&document.resolved.json, &notes, document.uid.as_deref())
+}
+
+/// Whether another resource of the same cluster was programmed: this one was made anew, and nobody saw the other go.
+fn is_anothers(document: &Document, stored: &StoredConfig, leader: &Leader) -> bool {
+    let (Some(programmed), Some(uid)) = (&stored.programmed, &document.uid) else {
+        return false;
+    };
+    // Equal texts have equal uids; the rest is read.
+    !matches(document, programmed)
+        && stored.leader.owner == leader.owner
+        && Stored::read(&programmed.spec)
+            .and_then(|stored| stored.uid)
+            .is_some_and(|stored| stored != *uid)
 }
 
 /// The programme a document stands for.
@@ -79,7 +95,12 @@ fn programme(document: &Document, leader: &Leader) -> Programme {
 
 /// What to write for one id. `now` is the store's clock. No claim: nobody declares it any more.
 pub(crate) fn plan(claim: Option<Claim<'_>>, stored: Option<&StoredConfig>, leader: &Leader, now: u64) -> Vec<Action> {
-    let Some(Claim { document, handled }) = claim else {
+    let Some(Claim {
+        document,
+        handled,
+        inherits,
+    }) = claim
+    else {
         let mine = stored.is_some_and(|stored| stored.programmed.is_some() && stored.leader.owner == leader.owner);
         return if mine { vec![Action::Bury] } else { Vec::new() };
     };
@@ -87,6 +108,13 @@ pub(crate) fn plan(claim: Option<Claim<'_>>, stored: Option<&StoredConfig>, lead
         return Vec::new();
     }
     let mut actions = Vec::new();
+    // As if it had been deleted, and then made: no state, no window, no reset of the former one is left.
+    let stored = if !inherits && stored.is_some_and(|stored| is_anothers(document, stored, leader)) {
+        actions.push(Action::Bury);
+        None
+    } else {
+        stored
+    };
     if !stored.is_some_and(|stored| settled(document, stored, leader, now)) {
         actions.push(Action::Program(Box::new(programme(document, leader))));
     }
@@ -151,7 +179,7 @@ mod tests {
         StoredConfig {
             programmed: Some(Programmed {
                 config,
-                spec: document.resolved.json.clone(),
+                spec: text(document),
             }),
             leader: leader(owner),
             owner_seen_at: NOW,
@@ -164,6 +192,7 @@ mod tests {
         let claim = Claim {
             document,
             handled: None,
+            inherits: false,
         };
         let name = |action: &Action| match action {
             Action::Program(_) => "program",
@@ -198,8 +227,36 @@ mod tests {
         let claim = Claim {
             document: &wanted,
             handled: None,
+            inherits: false,
         };
         assert_eq!(plan(Some(claim), None, &leader("me"), NOW).len(), 1);
+    }
+
+    #[test]
+    fn a_resource_made_anew_while_nobody_looked_starts_anew_and_one_that_stood_by_inherits() {
+        let of = |uid: &str, spec| Document {
+            uid: Some(uid.to_owned()),
+            ..document("", spec)
+        };
+        let (former, edited) = (of("1", "{}"), of("1", "{open: {duration: 5s}}"));
+        let mine = stored(&former, "me");
+        assert_eq!(planned(&edited, &mine, NOW), ["program"]);
+        for anew in [of("2", "{}"), of("2", "{open: {duration: 5s}}")] {
+            assert_eq!(planned(&anew, &mine, NOW), ["bury", "program"]);
+            let claim = Claim {
+                document: &anew,
+                handled: None,
+                inherits: true,
+            };
+            let actions = plan(Some(claim), Some(&mine), &leader("me"), NOW);
+            assert!(matches!(*actions, [Action::Program(_)]), "{actions:?}");
+        }
+        // From a file, from before uids were stored, or left by another cluster: an edit.
+        let anew = of("2", "{}");
+        assert_eq!(planned(&document("", "{}"), &mine, NOW), ["program"]);
+        assert_eq!(planned(&anew, &stored(&document("", "{}"), "me"), NOW), ["program"]);
+        let theirs = stored(&former, "them");
+        assert_eq!(planned(&anew, &theirs, NOW + OWNER_SILENCE_MS), ["program"]);
     }
 
     #[test]
@@ -243,6 +300,7 @@ mod tests {
         let claim = Claim {
             document: &reset,
             handled: Some("now"),
+            inherits: false,
         };
         assert_eq!(plan(Some(claim), Some(&mine), &leader("me"), NOW), []);
         mine.last_reset = "now".to_owned();

@@ -4,14 +4,18 @@ use crate::conditions::{CALM_MS, FLAPPING};
 use crate::plan::Action;
 use crate::status::Stored;
 use tiebar::id::ServiceId;
-use tiebar::store::{Leader, Store, StoreResult, Written};
+use tiebar::store::{Leader, Store, StoreError, StoreResult, Survey, Written};
 
 /// Everything the store knows of an id.
 pub(crate) async fn read(store: &dyn Store, id: &ServiceId) -> StoreResult<Stored> {
-    let now = store.now().await?;
-    let config = store.config(id).await?;
-    let snapshot = store.snapshot(id).await?;
-    let beats = store.instances(id).await?;
+    // Together: a slow store costs its delay once.
+    let (now, surveys) = tokio::try_join!(store.now(), store.survey(std::slice::from_ref(id)))?;
+    let survey = surveys.into_iter().next();
+    let Survey {
+        config,
+        snapshot,
+        beats,
+    } = survey.unwrap_or_else(|| Err(StoreError::Protocol("no answer to a survey".to_owned())))?;
     let may_flap = snapshot.as_ref().is_some_and(|snapshot| {
         snapshot.transitions >= FLAPPING && snapshot.now.saturating_sub(snapshot.since) < CALM_MS
     });

@@ -150,6 +150,8 @@ pub(crate) fn store_reason(error: &StoreError) -> &'static str {
         _ if says(&["READONLY", "ReadOnly", "read only"]) => "ReadOnly",
         _ if says(&["LOADING"]) => "Loading",
         _ if says(&["OOM"]) => "OutOfMemory",
+        // Also while connecting: somebody is there, or it would be refused.
+        _ if says(&["timed out"]) => "Timeout",
         StoreError::Unreachable(_) => "ConnectFailed",
         StoreError::TimedOut(_) => "Timeout",
         StoreError::Refused(_) => "Refused",
@@ -575,5 +577,7 @@ mod tests {
         ] {
             assert_eq!(store_reason(&StoreError::Refused(text.to_owned())), word);
         }
+        let slow = StoreError::Unreachable("timed out".to_owned());
+        assert_eq!(store_reason(&slow), store_reason(&StoreError::TimedOut(200)));
     }
 }

@@ -1,4 +1,6 @@
-//! Requests per second towards Kubernetes, over everything: a bucket of tokens, urgent takers first.
+//! Requests per second towards Kubernetes, over everything: a bucket of tokens; transitions first, then other statuses,
+//! then Events, which tell what the statuses say already. Rejected: a bucket for each, whose sum would be the rate that the
+//! API server sees.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -8,6 +10,14 @@ use tokio::time::{Instant, sleep_until};
 /// So much may be saved up, as a share of a second's tokens.
 const BURST: u32 = 5;
 
+/// What a token is for; the first wait for nobody but their like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Transition,
+    Status,
+    Event,
+}
+
 #[derive(Debug)]
 pub(crate) struct Budget {
     /// A token's worth of time.
@@ -15,7 +25,8 @@ pub(crate) struct Budget {
     burst: Duration,
     /// When the bucket was, or will be, empty.
     empty_at: Mutex<Instant>,
-    urgent: AtomicUsize,
+    /// Who waits, by purpose.
+    waiting: [AtomicUsize; 3],
 }
 
 impl Budget {
@@ -25,12 +36,12 @@ impl Budget {
             // Less than one token would never become one.
             burst: (Duration::from_secs(1) / BURST).max(Duration::from_secs(1) / per_second.max(1)),
             empty_at: Mutex::new(Instant::now()),
-            urgent: AtomicUsize::new(0),
+            waiting: Default::default(),
         }
     }
 
     /// Takes a token if there is one; else says when there will be.
-    fn try_take(&self, urgent: bool) -> Result<(), Instant> {
+    fn try_take(&self, purpose: Purpose) -> Result<(), Instant> {
         let now = Instant::now();
         let mut empty_at = self.empty_at.lock().unwrap_or_else(PoisonError::into_inner);
         // What is not used within the burst is lost.
@@ -39,7 +50,8 @@ impl Budget {
         if next > now {
             return Err(next);
         }
-        if !urgent && self.urgent.load(Ordering::Relaxed) > 0 {
+        let before = &self.waiting[..purpose as usize];
+        if before.iter().any(|count| count.load(Ordering::Relaxed) > 0) {
             return Err(now + self.interval);
         }
         *empty_at = next;
@@ -47,15 +59,21 @@ impl Budget {
     }
 
     /// Waits for a token.
-    pub(crate) async fn take(&self, urgent: bool) {
-        let _waiting = urgent.then(|| Waiting::new(&self.urgent));
-        while let Err(at) = self.try_take(urgent) {
+    pub(crate) async fn take(&self, purpose: Purpose) {
+        let _waiting = Waiting::new(&self.waiting[purpose as usize]);
+        while let Err(at) = self.try_take(purpose) {
             sleep_until(at).await;
         }
     }
+
+    /// The API server asked for a rest: nobody takes a token for so long.
+    pub(crate) fn rest(&self, pause: Duration) {
+        let mut empty_at = self.empty_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *empty_at = (*empty_at).max(Instant::now() + pause);
+    }
 }
 
-/// Counts an urgent taker, however its wait ends.
+/// Counts a waiting taker, however its wait ends.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
@@ -82,7 +100,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(60)).await;
         let begun = Instant::now();
         for _ in 0..120 {
-            budget.take(false).await;
+            budget.take(Purpose::Status).await;
         }
         let took = begun.elapsed();
         assert!(
@@ -92,18 +110,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn urgent_takers_go_first() {
+    async fn transitions_go_first_and_events_last() {
+        use Purpose::{Event, Status, Transition};
         let budget = Arc::new(Budget::new(1));
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut takers = tokio::task::JoinSet::new();
-        for urgent in [false, false, true] {
+        for purpose in [Event, Status, Event, Status, Transition] {
             let (budget, order) = (Arc::clone(&budget), Arc::clone(&order));
             takers.spawn(async move {
-                budget.take(urgent).await;
-                order.lock().unwrap().push(urgent);
+                budget.take(purpose).await;
+                order.lock().unwrap().push(purpose);
             });
         }
         while takers.join_next().await.is_some() {}
-        assert_eq!(*order.lock().unwrap(), [true, false, false]);
+        assert_eq!(*order.lock().unwrap(), [Transition, Status, Status, Event, Event]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_asks_for_a_rest_gets_it() {
+        let budget = Budget::new(100);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let begun = Instant::now();
+        budget.rest(Duration::from_secs(2));
+        budget.take(Purpose::Transition).await;
+        assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
     }
 }

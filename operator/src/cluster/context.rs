@@ -5,8 +5,7 @@ use super::due::Due;
 use super::lease::{Term, Timing};
 use super::metrics::Metrics;
 use super::notes::Notes;
-use super::world::{Key, Touched, World};
-use serde_json::Value;
+use super::world::{Key, StatusText, Touched, World};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -81,7 +80,7 @@ pub(crate) struct Reported {
     /// The window's calls and failing ones, for metrics.
     pub(crate) window: Option<(u64, u64)>,
     /// What was written last and what came of it, when that differs.
-    pub(crate) settled: Option<(Value, Value)>,
+    pub(crate) settled: Option<(StatusText, StatusText)>,
 }
 
 pub(crate) struct Context {
@@ -128,7 +127,8 @@ impl Context {
     pub(crate) fn touch(&self, touched: Touched) {
         if self.leader().is_none() {
             // Whoever leads does it; nothing is to be caught up on later but by comparing everything.
-            self.world().forget_vacated();
+            let vacated = self.world().take_vacated();
+            locked(&self.programmed).retain(|id, _| !vacated.contains(id));
             return;
         }
         for id in touched.ids {

@@ -4,11 +4,14 @@
 //! restart every operator. Ready means that the resources were read once.
 
 use super::context::Context;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::stream;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -74,8 +77,12 @@ async fn ready(State(port): State<Port>) -> (StatusCode, &'static str) {
 
 async fn metrics(State(port): State<Port>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match super::metrics::render(&port.context) {
-        Ok(text) => ([(CONTENT_TYPE, kind)], text).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-    }
+    let Ok(own) = super::metrics::operator(&port.context) else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let pieces = std::iter::once(own)
+        .chain(super::gauges::pieces(port.context))
+        .chain(std::iter::once("# EOF\n".to_owned()));
+    let body = Body::from_stream(stream::iter(pieces.map(Ok::<_, Infallible>)));
+    ([(CONTENT_TYPE, kind)], body).into_response()
 }

@@ -15,6 +15,7 @@
 mod budget;
 mod context;
 mod due;
+mod gauges;
 mod http;
 mod lease;
 mod metrics;
@@ -26,7 +27,7 @@ mod watch;
 mod world;
 
 use budget::Budget;
-use context::{Context, Periods, dispatch};
+use context::{Context, Periods, dispatch, locked};
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
@@ -229,8 +230,10 @@ async fn lead(context: &Arc<Context>, mut terms: channel::Receiver<Option<lease:
         let Ok(term) = terms.wait_for(Option::is_some).await.map(|term| *term) else {
             return std::future::pending().await;
         };
-        // What this replica saw go while it followed was the former leader's to bury.
-        context.world().forget_vacated();
+        // What this replica saw go while it followed was the former leader's to bury, and what it programmed when it led
+        // before may have been another's since.
+        context.world().take_vacated();
+        locked(&context.programmed).clear();
         let same = |now: &Option<lease::Term>| {
             now.zip(term)
                 .is_some_and(|(now, term)| (now.created, now.transitions) == (term.created, term.transitions))

@@ -3,6 +3,7 @@
 //! One per reason and resource in half a minute; what was left out is said with the next. The queue is bounded: what does
 //! not fit is in the log and in the store's own history.
 
+use super::budget::Purpose;
 use super::context::Context;
 use super::watch::resource;
 use super::world::{Declared, Key};
@@ -101,7 +102,7 @@ impl Notes {
 pub(crate) async fn write(context: &Context, queue: &mut Queue, reporter: Reporter) {
     let recorder = Recorder::new(context.client.clone(), reporter);
     while let Some((about, note)) = queue.recv().await {
-        context.budget.take(false).await;
+        context.budget.take(Purpose::Event).await;
         if context.leader().is_none() {
             continue;
         }

@@ -85,14 +85,17 @@ pub(crate) async fn attempt(context: &Context, id: &ServiceId, leader: &Leader, 
     if let Some(stored) = stored.as_mut().filter(|_| why == Why::Proof) {
         stored.owner_seen_at = stored.owner_seen_at.min(now.saturating_sub(HEARTBEAT_MS));
     }
+    let told = winner.status.read();
+    let known = locked(&context.programmed).get(id).and_then(|known| known.of.clone());
     let claim = Claim {
         document,
-        handled: winner.status["lastHandledReset"].as_str(),
+        handled: told["lastHandledReset"].as_str(),
+        // Seen to hold another's under this very lease, and never seen without any.
+        inherits: known.as_ref().is_some_and(|(uid, _)| *uid != winner.uid),
     };
     let held = stored.as_ref().and_then(|stored| stored.programmed.as_ref());
     let drifted = !held.is_some_and(|held| matches(document, held));
     let this = (winner.uid.clone(), winner.generation);
-    let known = locked(&context.programmed).get(id).and_then(|known| known.of.clone());
     for action in plan(Some(claim), stored.as_ref(), leader, now) {
         let written = write(context, id, &action, leader).await?;
         if matches!((&action, &written), (Action::Program(_), Written::Changed(_)))

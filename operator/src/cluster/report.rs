@@ -1,9 +1,10 @@
 //! The store's state into a resource's status: one resource at a time.
 
+use super::budget::Purpose;
 use super::context::{Context, backoff, locked};
 use super::notes::notes;
 use super::watch::{resource, version};
-use super::world::{Declared, Key};
+use super::world::{Declared, Key, StatusText};
 use crate::programmer;
 use crate::status::{Claimed, Facts, Seen, Stored, status, wall_clock};
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
@@ -14,6 +15,12 @@ use tokio::time::Instant;
 
 /// The field manager of the status.
 const MANAGER: &str = "tiebar-operator";
+
+/// How long nothing is written once the API server said that it has too many requests.
+const REST: Duration = Duration::from_secs(1);
+
+/// When to try again to write to a resource that changed a moment ago; the watch tells of it before that.
+const CONFLICT: Duration = Duration::from_millis(200);
 
 /// Brings a status up to date.
 pub(crate) async fn report(context: &Context, key: &Key, urgent: bool) {
@@ -41,43 +48,53 @@ pub(crate) async fn report(context: &Context, key: &Key, urgent: bool) {
             }
         },
         // Nothing is known yet; what the replica before said stands for ten seconds too.
-        (_, None) if !met && !declared.status.is_null() => return,
+        (_, None) if !met && declared.status != StatusText::default() => return,
         _ => None,
     };
-    let next = compose(context, &declared, stored.as_ref(), lost.as_ref());
+    let before = declared.status.read();
+    let next = compose(context, &declared, &before, stored.as_ref(), lost.as_ref());
+    let said = StatusText::of(Some(&next));
     {
         let mut reported = locked(&context.reported);
         let reported = reported.entry(key.clone()).or_default();
         let settled = reported.settled.as_ref();
-        if next == declared.status || settled.is_some_and(|(said, got)| *said == next && *got == declared.status) {
+        if next == before || settled.is_some_and(|(last, got)| *last == said && *got == declared.status) {
             reported.failures = 0;
             return;
         }
     }
-    let urgent = urgent || next["state"] != declared.status["state"];
-    context.budget.take(urgent).await;
+    // What was never reported is no transition.
+    let urgent = urgent || (!before.is_null() && next["state"] != before["state"]);
+    let purpose = if urgent { Purpose::Transition } else { Purpose::Status };
+    context.budget.take(purpose).await;
     if context.leader().is_none() {
         return;
     }
-    context.reports.hold(key, Instant::now() + context.periods.status);
+    let hold_until = Instant::now() + context.periods.status;
     match write(context, &declared, &next).await {
         Ok(got) => {
+            context.reports.hold(key, hold_until);
             {
                 let mut reported = locked(&context.reported);
                 let reported = reported.entry(key.clone()).or_default();
                 reported.failures = 0;
                 // Somebody else owns a field too: saying the same again would change nothing.
-                reported.settled = (got != next).then(|| (next.clone(), got));
+                reported.settled = (got != said).then_some((said, got));
             }
-            for note in notes(&declared.status, &next) {
+            for note in notes(&before, &next) {
                 context.notes.tell(&declared, note);
             }
         }
-        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {
-            // Gone, or made anew: the watch tells.
-            context.metrics.status_written("gone");
+        // The watch tells.
+        Err(kube::Error::Api(status)) if status.code == 404 => context.metrics.status_written("gone"),
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            context.metrics.status_written("conflict");
+            context.reports.push(key.clone(), Instant::now() + CONFLICT, urgent);
         }
         Err(error) => {
+            if matches!(&error, kube::Error::Api(status) if status.code == 429) {
+                context.budget.rest(REST);
+            }
             context.metrics.status_written("error");
             retry(context, key, &error.to_string());
         }
@@ -101,7 +118,13 @@ fn retry(context: &Context, key: &Key, error: &str) {
 }
 
 /// The status as it should be, and when it will have to be looked at again by itself.
-fn compose(context: &Context, declared: &Declared, stored: Option<&Stored>, lost: Option<&StoreError>) -> Value {
+fn compose(
+    context: &Context,
+    declared: &Declared,
+    before: &Value,
+    stored: Option<&Stored>,
+    lost: Option<&StoreError>,
+) -> Value {
     let id = declared.id.as_ref();
     let winner = id.and_then(|id| {
         let world = context.world();
@@ -142,11 +165,11 @@ fn compose(context: &Context, declared: &Declared, stored: Option<&Stored>, lost
         generation: Some(declared.generation),
         store_key: id.map(|id| context.keys.of(id, "state")),
         refresh: true,
-        previous: &declared.status,
+        previous: before,
         now: &wall_clock(),
     };
     let fresh = status(&facts);
-    let changes = |next: &Value, field: &str| next[field] != declared.status[field];
+    let changes = |next: &Value, field: &str| next[field] != before[field];
     let mut next = fresh;
     if changes(&next, "instances") || changes(&next, "shadow") {
         if refresh_at <= now {
@@ -170,17 +193,22 @@ fn time_left(stored: &Stored) -> Option<Duration> {
     (ends > stored.now).then(|| Duration::from_millis(ends - stored.now + 10))
 }
 
-async fn write(context: &Context, declared: &Declared, status: &Value) -> kube::Result<Value> {
+async fn write(context: &Context, declared: &Declared, status: &Value) -> kube::Result<StatusText> {
     let resource = resource();
     let key = &declared.key;
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &key.namespace, &resource);
-    let patch = json!({
+    let mut patch = json!({
         "apiVersion": resource.api_version,
         "kind": resource.kind,
         // The uid, lest a resource made anew is told of the one before.
         "metadata": {"name": key.name, "namespace": key.namespace, "uid": declared.uid},
         "status": status,
     });
+    if declared.version > 0 {
+        // What this replica knows must be what is there: a write that was on its way when the replica was stopped must not
+        // land on what the next leader wrote meanwhile.
+        patch["metadata"]["resourceVersion"] = json!(declared.version.to_string());
+    }
     let params = PatchParams::apply(MANAGER).force();
     let patch = Patch::Apply(&patch);
     let request = api.patch_status(&key.name, &params, &patch);
@@ -190,7 +218,7 @@ async fn write(context: &Context, declared: &Declared, status: &Value) -> kube::
     };
     let written = written?;
     context.metrics.status_written("ok");
-    let status = written.data.get("status").cloned().unwrap_or_default();
+    let status = StatusText::of(written.data.get("status"));
     let version = version(written.metadata.resource_version.as_deref());
     context.world().wrote(key, &declared.uid, version, status.clone());
     Ok(status)

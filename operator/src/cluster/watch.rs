@@ -1,7 +1,7 @@
 //! The watch on `CircuitBreaker`s: what it says goes into the [`World`](super::world::World).
 
 use super::context::Context;
-use super::world::{Declared, Key};
+use super::world::{Declared, Key, StatusText};
 use crds::{CircuitBreakerSpec, Document};
 use futures_util::StreamExt as _;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -40,6 +40,12 @@ pub(crate) fn declared(object: DynamicObject) -> Option<Declared> {
     };
     let document = spec.map_err(|error| format!("spec: {error}")).and_then(|spec| {
         Document::new(Some(key.namespace.clone()), key.name.clone(), annotations, spec)
+            .map(|document| {
+                Arc::new(Document {
+                    uid: metadata.uid.clone(),
+                    ..document
+                })
+            })
             .map_err(|problems| problems.join("; "))
     });
     Some(Declared {
@@ -49,7 +55,7 @@ pub(crate) fn declared(object: DynamicObject) -> Option<Declared> {
         created: metadata.creation_timestamp.map(|time| time.0).unwrap_or_default(),
         generation: metadata.generation.unwrap_or(0),
         version: version(metadata.resource_version.as_deref()),
-        status: object.data.get("status").cloned().unwrap_or_default(),
+        status: StatusText::of(object.data.get("status")),
         key,
     })
 }

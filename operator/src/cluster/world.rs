@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 use tiebar::id::ServiceId;
 
 /// A resource's place.
@@ -23,6 +24,27 @@ impl fmt::Display for Key {
     }
 }
 
+/// A status as last seen, as text: a tree takes six times the memory, for every resource.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct StatusText(Box<str>);
+
+impl StatusText {
+    /// None and null are the same: no status.
+    pub(crate) fn of(status: Option<&Value>) -> Self {
+        let status = status.filter(|status| !status.is_null());
+        Self(status.map(Value::to_string).unwrap_or_default().into())
+    }
+
+    /// Null when there is none.
+    pub(crate) fn read(&self) -> Value {
+        serde_json::from_str(&self.0).unwrap_or_default()
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// A resource as read.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Declared {
@@ -35,8 +57,8 @@ pub(crate) struct Declared {
     /// None when the name cannot be one.
     pub(crate) id: Option<ServiceId>,
     /// The document, or what is wrong with it.
-    pub(crate) document: Result<Document, String>,
-    pub(crate) status: Value,
+    pub(crate) document: Result<Arc<Document>, String>,
+    pub(crate) status: StatusText,
 }
 
 /// Whom a change concerns.
@@ -168,7 +190,7 @@ impl World {
     }
 
     /// Takes note of what a write of our own returned.
-    pub(crate) fn wrote(&mut self, key: &Key, uid: &str, version: u64, status: Value) {
+    pub(crate) fn wrote(&mut self, key: &Key, uid: &str, version: u64, status: StatusText) {
         if let Some(declared) = self.declared.get_mut(key)
             && declared.uid == uid
             && declared.version < version
@@ -207,9 +229,9 @@ impl World {
         self.vacated.contains(id)
     }
 
-    /// Leaves what was vacated to whoever led then.
-    pub(crate) fn forget_vacated(&mut self) {
-        self.vacated.clear();
+    /// Leaves what was vacated to whoever led then; the ids.
+    pub(crate) fn take_vacated(&mut self) -> HashSet<ServiceId> {
+        std::mem::take(&mut self.vacated)
     }
 
     /// What the id held when it was vacated is buried.
@@ -232,8 +254,8 @@ mod tests {
             generation: 1,
             version,
             id: Some(document.id.clone()),
-            document: Ok(document),
-            status: Value::Null,
+            document: Ok(Arc::new(document)),
+            status: StatusText::default(),
         }
     }
 
@@ -276,13 +298,13 @@ mod tests {
     fn an_own_status_write_concerns_nobody_and_a_foreign_one_the_report() {
         let mut world = World::new(1);
         world.apply(0, declared("a", 1, 1));
-        let status = serde_json::json!({"state": "Open"});
+        let status = StatusText::of(Some(&serde_json::json!({"state": "Open"})));
         world.wrote(&key("a"), "a1", 5, status.clone());
         let mut seen = declared("a", 1, 5);
         seen.status = status;
         assert_eq!(world.apply(0, seen.clone()), Touched::default());
         seen.version = 3;
-        seen.status = Value::Null;
+        seen.status = StatusText::default();
         assert_eq!(world.apply(0, seen.clone()), Touched::default(), "an older event");
         seen.version = 6;
         assert_eq!(world.apply(0, seen).reports, BTreeSet::from([key("a")]));

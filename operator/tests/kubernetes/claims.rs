@@ -105,6 +105,7 @@ async fn a_reset_is_carried_out_once_and_never_again_even_if_the_store_forgets()
         "replayed: {events:?}"
     );
     assert_eq!(redis.cli(&["HGET", "cb:reset/a:config", "reset"]), "");
+    redis.nothing_was_denied();
 }
 
 #[test]

@@ -67,6 +67,53 @@ async fn a_breaker_made_anew_has_nothing_of_the_one_before() {
     assert!(after.floor >= revision, "what instances remember is void");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_breaker_made_anew_while_the_operator_was_away_has_nothing_of_the_one_before() {
+    let (place, redis) = (Place::new("anew-away"), Redis::start(&[]));
+    let operator = place.operator(&redis, &[]);
+    place.apply_with("a", "tiebar.dev/reset-requested-at: once", TRIPS);
+    let status = place.until("a", "reset", SOON, |status| {
+        holds(status, "Ready") && status["lastHandledReset"] == "once"
+    });
+    let revision = status["configRevision"].as_u64();
+    let id = place.id("a");
+    let mut caller = Caller::new(&redis, id.clone());
+    assert_eq!(caller.fail(1).await, State::Open);
+    place.until("a", "Open", SOON, |status| status["state"] == "Open");
+    assert_eq!(operator.terminate(), Some(0));
+    place.delete("a");
+    place.apply("a", &TRIPS.replace("1h", "2h"));
+    let operator = place.operator(&redis, &[]);
+    let status = place.until("a", "made anew", SOON, |status| holds(status, "Ready"));
+    assert!(status["configRevision"].as_u64() > revision, "{status}");
+    assert_eq!(
+        (&status["state"], &status["transitionCount"]),
+        (&"Closed".into(), &serde_json::Value::Null),
+        "{status}"
+    );
+    assert!(
+        status["tripSnapshot"].is_null() && status["lastHandledReset"].is_null(),
+        "{status}"
+    );
+    let after = redis.store().config(&id).await.unwrap().unwrap();
+    assert!(Some(after.floor) >= revision, "what instances remember is void");
+    assert_eq!(
+        redis.cli(&["EXISTS", "cb:anew-away/a:data", "cb:anew-away/a:events"]),
+        "0"
+    );
+
+    // An edit while it is away is none of that.
+    assert_eq!(caller.fail(1).await, State::Open);
+    assert_eq!(operator.terminate(), Some(0));
+    place.apply("a", &TRIPS.replace("1h", "3h"));
+    let _operator = place.operator(&redis, &[]);
+    let status = place.until("a", "edited", SOON, |status| {
+        holds(status, "Ready") && status["observedGeneration"] == 2
+    });
+    assert_eq!(status["state"], "Open", "{status}");
+    redis.nothing_was_denied();
+}
+
 #[test]
 fn a_namespace_goes_with_all_its_breakers() {
     let settings = Settings {

@@ -1,8 +1,10 @@
 //! What a sick Redis does to statuses: conditions tell, the state is unknown rather than a lie, nothing spins.
 
-use crate::support::{Operator, Place, Redis, SOON, condition, holds};
+use crate::slow::Slow;
+use crate::support::{Caller, Operator, Place, Redis, SOON, condition, holds};
 use crds::testing::{Settings, wait_for};
 use std::time::{Duration, Instant};
+use tiebar::state::State;
 
 fn is_unknown(reason: &'static str) -> impl Fn(&serde_json::Value) -> bool {
     move |status| {
@@ -67,6 +69,72 @@ fn a_store_that_takes_no_writes_is_told_too() {
     place.until_ready("a");
 }
 
+const TRIPS: &str = "{trip: {consecutiveFailures: 1, minimumInstances: 1}, open: {duration: 1h}}";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_answers_late_is_waited_for() {
+    let (place, redis) = (Place::new("late"), Redis::start(&[]));
+    let slow = Slow::before(redis.port);
+    slow.delay(Duration::from_millis(50));
+    let url = redis.url_through(slow.port);
+    let operator = Operator::start(&place.account, &url, &["--namespace", "late"]);
+    place.apply("a", TRIPS);
+    place.until_ready("a");
+    // Three times the promised two seconds.
+    assert_eq!(Caller::new(&redis, place.id("a")).fail(1).await, State::Open);
+    let is_open = |status: &serde_json::Value| status["state"] == "Open" && holds(status, "Ready");
+    place.until("a", "Open", Duration::from_secs(6), is_open);
+    assert_eq!(slow.connections(), 1, "it lost its patience");
+    assert_eq!(
+        operator.metric("tiebar_operator_reconciliations_total{result=\"error\"}"),
+        0.0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_answers_far_too_late_is_told_and_nothing_spins() {
+    let (place, redis) = (Place::new("crawling"), Redis::start(&[]));
+    let slow = Slow::before(redis.port);
+    let url = redis.url_through(slow.port);
+    let mut operator = Operator::start(&place.account, &url, &["--namespace", "crawling"]);
+    for name in ["a", "b", "c"] {
+        place.apply(name, TRIPS);
+        place.until_ready(name);
+    }
+    slow.delay(Duration::from_secs(5));
+    // What nobody can read is not reported, and what was said before is no longer said.
+    assert_eq!(Caller::new(&redis, place.id("a")).fail(1).await, State::Open);
+    let begun = Instant::now();
+    for name in ["a", "b", "c"] {
+        place.until(name, "Unknown", UNKNOWN, is_unknown("Timeout"));
+    }
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(8), "too early: {took:?}");
+    let requests = || place.requests("tiebar-operator").len();
+    let written = || operator.metric("tiebar_operator_status_writes_total{result=\"ok\"}");
+    let before = (commands(&redis), slow.connections(), requests(), written());
+    std::thread::sleep(Duration::from_secs(10));
+    let per_second = |now: u64, before: u64| (now - before) as f64 / 10.0;
+    let rates = (
+        per_second(commands(&redis), before.0),
+        per_second(slow.connections(), before.1),
+        per_second(requests() as u64, before.2 as u64),
+    );
+    println!("commands to Redis, connections, requests to the API server per second: {rates:?}");
+    assert!(rates.0 < 50.0 && rates.1 < 5.0 && rates.2 < 5.0, "{rates:?}");
+    assert_eq!(written(), before.3, "nothing changed");
+    assert!(operator.is_running());
+    assert_eq!((operator.get("/readyz").0, operator.get("/livez").0), (200, 200));
+
+    slow.delay(Duration::ZERO);
+    let begun = Instant::now();
+    place.until("a", "Open", SOON, |status| {
+        status["state"] == "Open" && holds(status, "Ready")
+    });
+    place.until_ready("b");
+    println!("recovered after {:?}", begun.elapsed());
+}
+
 fn commands(redis: &Redis) -> u64 {
     let info = redis.cli(&["INFO", "stats"]);
     let line = info
@@ -84,6 +152,19 @@ fn a_wrong_password_is_told_and_a_right_one_found() {
     let operator = Operator::start(&place.account, &url, &["--namespace", "password"]);
     place.apply("a", "{}");
     place.until("a", "AuthFailed", UNKNOWN, is_unknown("AuthFailed"));
+    let connections = || {
+        let info = redis.cli(&["-a", "right", "--no-auth-warning", "INFO", "stats"]);
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix("total_connections_received:"));
+        line.and_then(|number| number.trim().parse::<u64>().ok())
+            .expect("a number")
+    };
+    let before = connections();
+    std::thread::sleep(Duration::from_secs(5));
+    let rate = (connections() - before) as f64 / 5.0;
+    println!("{rate} attempts/s with a wrong password");
+    assert!(rate < 5.0, "{rate} attempts/s");
     redis.cli(&["-a", "right", "CONFIG", "SET", "requirepass", "wrong"]);
     place.until_ready("a");
     assert!(
@@ -105,6 +186,7 @@ fn a_flushed_store_is_programmed_again() {
         redis.cli(&["HGET", "cb:flushed/a:config", "spec"]).contains("11s")
     });
     println!("programmed again after {:?}", begun.elapsed());
+    redis.nothing_was_denied();
     wait_for("said", SOON, || {
         place.events("a").contains(&"ConfigDriftCorrected".to_owned())
     });

@@ -100,6 +100,8 @@ async fn the_status_follows_the_circuit() {
     assert_eq!((operator.get("/livez").0, operator.get("/readyz").0), (200, 200));
 
     // Instances are told and forget; every key but the tombstone goes.
+    let clients = redis.cli(&["CLIENT", "LIST"]);
+    assert!(clients.contains("user=tiebar-operator"), "{clients}");
     place.delete("inventory");
     wait_for("told", SOON, || guard.status().revision == 0);
     drop(breakers);
@@ -107,6 +109,7 @@ async fn the_status_follows_the_circuit() {
         redis.keys_of("life/inventory") == ["cb:life/inventory:config"]
     });
     assert_eq!(operator.terminate(), Some(0));
+    redis.nothing_was_denied();
 }
 
 #[test]
@@ -126,6 +129,7 @@ fn an_override_holds_and_lapses_without_any_instance() {
         ("False".to_owned(), "Expired".to_owned())
     );
     assert_eq!(status["override"]["expired"], true);
+    redis.nothing_was_denied();
     for reason in ["OverrideApplied", "OverrideExpired"] {
         wait_for(reason, SOON, || place.events("a").iter().any(|event| event == reason));
     }

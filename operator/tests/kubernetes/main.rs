@@ -7,5 +7,6 @@ mod faults;
 mod leaders;
 mod life;
 mod rights;
+mod slow;
 mod support;
 mod writes;

@@ -8,9 +8,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tiebar::id::ServiceId;
-use tiebar::redis::{RedisSettings, RedisStore};
+use tiebar::redis::{KeyStyle, Keys, RedisSettings, RedisStore};
 use tiebar::state::{Kind, State};
 use tiebar::store::{Batch, Exchange, Outcome, Reply, Store as _};
+
+/// The operator's, in Redis.
+const PASSWORD: &str = "secret";
 
 /// A redis-server of one's own, on a free port, gone with the value.
 pub(crate) struct Redis {
@@ -31,12 +34,19 @@ impl Redis {
             folder: tempfile::tempdir().expect("a folder"),
             arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
         };
+        // The tests may do everything, operators what `acl` prints for them.
+        let roles = operator::acl(&Keys::new("cb:", KeyStyle::Plain)).replace("PASSWORD", PASSWORD);
+        let role = roles.lines().find(|line| line.starts_with("user tiebar-operator "));
+        let users = format!("user default on nopass ~* &* +@all\n{}\n", role.expect("a role"));
+        std::fs::write(redis.folder.path().join("users.acl"), users).expect("users");
         redis.resume();
         redis
     }
 
     pub(crate) fn resume(&mut self) {
         let child = Command::new("redis-server")
+            .arg("--aclfile")
+            .arg(self.folder.path().join("users.acl"))
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .arg("--dir")
             .arg(self.folder.path())
@@ -57,8 +67,19 @@ impl Redis {
         }
     }
 
+    /// For operators, with no more rights than they need.
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        self.url_through(self.port)
+    }
+
+    /// The same, by way of somebody else's port.
+    pub(crate) fn url_through(&self, port: u16) -> String {
+        format!("redis://tiebar-operator:{PASSWORD}@127.0.0.1:{port}")
+    }
+
+    /// Fails if anybody asked for what is not theirs.
+    pub(crate) fn nothing_was_denied(&self) {
+        assert_eq!(self.cli(&["ACL", "LOG"]), "");
     }
 
     pub(crate) fn cli(&self, arguments: &[&str]) -> String {
@@ -70,8 +91,24 @@ impl Redis {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
+    /// Every command from now on.
+    pub(crate) fn monitor(&self) -> Monitor {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let output = file.reopen().expect("a file");
+        let child = Command::new("redis-cli")
+            .args(["-p", &self.port.to_string(), "MONITOR"])
+            .stdin(Stdio::null())
+            .stdout(output)
+            .spawn()
+            .expect("redis-cli");
+        let monitor = Monitor { child, file };
+        wait_for("MONITOR", SOON, || monitor.text().starts_with("OK"));
+        monitor
+    }
+
     pub(crate) fn store(&self) -> RedisStore {
-        RedisStore::new(RedisSettings::new(&self.url())).expect("an address")
+        let settings = RedisSettings::new(&format!("redis://127.0.0.1:{}", self.port));
+        RedisStore::new(settings).expect("an address")
     }
 
     /// The keys of one breaker.
@@ -90,6 +127,37 @@ impl Redis {
 impl Drop for Redis {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// What Redis is asked, as it says so itself.
+pub(crate) struct Monitor {
+    child: Child,
+    file: tempfile::NamedTempFile,
+}
+
+impl Monitor {
+    fn text(&self) -> String {
+        std::fs::read_to_string(self.file.path()).unwrap_or_default()
+    }
+
+    /// The terms under which configurations were written, one for each write, in order: the function signs what it changes,
+    /// and nothing else.
+    pub(crate) fn terms(&self) -> Vec<u64> {
+        let text = self.text();
+        let signatures = text
+            .lines()
+            .filter(|line| line.contains(" lua] \"HSET\"") && line.contains("\"owner\""));
+        signatures
+            .filter_map(|line| line.split("\"transitions\" \"").nth(1)?.split('"').next()?.parse().ok())
+            .collect()
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -155,17 +223,31 @@ impl Operator {
         let _ = self.child.wait();
     }
 
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([name, &self.id().to_string()]).status();
+        assert!(status.expect("kill").success(), "kill {name}");
+    }
+
+    /// Stops it in its tracks: it keeps its memory, its connections, and what it was about to do.
+    pub(crate) fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
     /// SIGTERM; the exit code.
     pub(crate) fn terminate(mut self) -> Option<i32> {
-        let pid = self.id().to_string();
-        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        self.signal("-TERM");
         self.child.wait().expect("a process").code()
     }
 
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
         use std::io::{Read as _, Write as _};
         let mut stream = std::net::TcpStream::connect(&self.address).expect("its port");
-        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n");
         stream.write_all(request.as_bytes()).expect("written");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("read");
@@ -231,45 +313,49 @@ impl Place {
         };
         let server = place.server();
         server.namespace(namespace);
-        let apply = |text: &str, arguments: &[&str]| {
-            // Server-side: tests that begin together all make the same cluster role.
-            let arguments = [&["apply", "--server-side", "-f", "-"], arguments].concat();
-            let _ = server.kubectl_input(&arguments, text).expect_ok("rights");
-        };
-        apply(include_str!("../../rbac.yaml"), &["-n", namespace]);
-        let subject = format!("subjects: [{{kind: ServiceAccount, name: tiebar-operator, namespace: {namespace}}}]");
-        let rbac = "apiVersion: rbac.authorization.k8s.io/v1";
-        let role = "roleRef: {apiGroup: rbac.authorization.k8s.io, name: tiebar-operator, kind:";
-        apply(
-            &format!(
-                "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: tiebar-operator, namespace: {namespace}}}\n---\n\
-                 {rbac}\nkind: ClusterRoleBinding\nmetadata: {{name: {namespace}}}\n{role} ClusterRole}}\n{subject}\n---\n\
-                 {rbac}\nkind: RoleBinding\nmetadata: {{name: tiebar-operator, namespace: {namespace}}}\n{role} Role}}\n{subject}\n"
-            ),
-            &[],
-        );
-        let arguments = [
-            "create",
-            "token",
-            "tiebar-operator",
-            "-n",
-            namespace,
-            "--duration",
-            "2h",
-        ];
-        let token = server.kubectl(&arguments).expect_ok("a token");
-        let account = server.kubeconfig_with(namespace, token.trim());
-        place.account = account;
-        place.name_home();
+        place.grant(include_str!("../../rbac.yaml"), &["-n", namespace]);
+        place.account = place.new_account("tiebar-operator");
         place
     }
 
-    /// The operator's own namespace, which in a pod it reads beside its token.
-    fn name_home(&self) {
-        let text = std::fs::read_to_string(&self.account).expect("a kubeconfig");
+    fn grant(&self, text: &str, arguments: &[&str]) {
+        // Server-side: tests that begin together all make the same cluster role.
+        let arguments = [&["apply", "--server-side", "-f", "-"], arguments].concat();
+        let _ = self.server().kubectl_input(&arguments, text).expect_ok("rights");
+    }
+
+    /// A service account with the operator's rights; its kubeconfig.
+    pub(crate) fn new_account(&self, name: &str) -> PathBuf {
+        let (server, namespace) = (self.server(), &*self.namespace);
+        let subject = format!("subjects: [{{kind: ServiceAccount, name: {name}, namespace: {namespace}}}]");
+        let rbac = "apiVersion: rbac.authorization.k8s.io/v1";
+        let role = "roleRef: {apiGroup: rbac.authorization.k8s.io, name: tiebar-operator, kind:";
+        self.grant(
+            &format!(
+                "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, namespace: {namespace}}}\n---\n\
+                 {rbac}\nkind: ClusterRoleBinding\nmetadata: {{name: {namespace}-{name}}}\n{role} ClusterRole}}\n{subject}\n---\n\
+                 {rbac}\nkind: RoleBinding\nmetadata: {{name: {name}, namespace: {namespace}}}\n{role} Role}}\n{subject}\n"
+            ),
+            &[],
+        );
+        let arguments = ["create", "token", name, "-n", namespace, "--duration", "2h"];
+        let token = server.kubectl(&arguments).expect_ok("a token");
+        let account = server.kubeconfig_with(&format!("{namespace}-{name}"), token.trim());
+        // The operator's own namespace, which in a pod it reads beside its token.
+        let text = std::fs::read_to_string(&account).expect("a kubeconfig");
         let mut config: Value = serde_json::from_str(&text).expect("JSON");
-        config["contexts"][0]["context"]["namespace"] = self.namespace.clone().into();
-        std::fs::write(&self.account, config.to_string()).expect("a kubeconfig");
+        config["contexts"][0]["context"]["namespace"] = namespace.into();
+        std::fs::write(&account, config.to_string()).expect("a kubeconfig");
+        account
+    }
+
+    /// What a service account of this namespace asked the API server for, in the order of arrival.
+    pub(crate) fn requests(&self, account: &str) -> Vec<Value> {
+        let user = format!("system:serviceaccount:{}:{account}", self.namespace);
+        let mut requests = self.server().audit();
+        requests.retain(|request| request["user"]["username"] == *user);
+        requests.sort_by_key(|request| request["requestReceivedTimestamp"].as_str().map(str::to_owned));
+        requests
     }
 
     pub(crate) fn server(&self) -> &ApiServer {
@@ -301,6 +387,24 @@ impl Place {
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> Said {
         let arguments = [&["-n", &self.namespace], arguments].concat();
         self.server().kubectl(&arguments)
+    }
+
+    /// Applies breakers `b0`, `b1` …, all with one specification.
+    pub(crate) fn apply_all(&self, count: usize, spec: &str) {
+        let namespace = &self.namespace;
+        let text: Vec<String> = (0..count)
+            .map(|number| {
+                format!(
+                    "apiVersion: tiebar.dev/v1alpha1\nkind: CircuitBreaker\n\
+                     metadata: {{name: b{number}, namespace: {namespace}}}\nspec: {spec}\n"
+                )
+            })
+            .collect();
+        let arguments = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+        let _ = self
+            .server()
+            .kubectl_input(&arguments, &text.join("---\n"))
+            .expect_ok("apply");
     }
 
     /// Applies a breaker.

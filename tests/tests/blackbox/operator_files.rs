@@ -250,7 +250,10 @@ async fn the_report_follows_the_circuit() {
     .await;
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     assert!(
-        said.stdout.contains(Fleet::ID) && said.stdout.contains("closed"),
+        said.stdout.contains(Fleet::ID)
+            && said.stdout.contains("closed → open")
+            && said.stdout.contains("calls failed")
+            && !said.stdout.contains('{'),
         "{}",
         said.stdout
     );

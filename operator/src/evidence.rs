@@ -4,7 +4,8 @@ use serde_json::Value;
 use std::fmt::Write as _;
 
 /// What a transition was judged by, as ` (…)`; empty when there was nothing to judge.
-pub(crate) fn words(snapshot: &str) -> String {
+#[must_use]
+pub fn words(snapshot: &str) -> String {
     let Ok(evidence) = serde_json::from_str::<Value>(snapshot) else {
         return String::new();
     };
