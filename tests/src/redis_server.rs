@@ -12,6 +12,9 @@ use tiebar::state::{Reason, State};
 pub struct RedisServer {
     process: Process,
     folder: PathBuf,
+    args: Vec<String>,
+    environment: Vec<(String, String)>,
+    password: Option<String>,
 }
 
 impl RedisServer {
@@ -20,12 +23,78 @@ impl RedisServer {
     /// # Panics
     /// When it does not come up.
     pub async fn start(folder: &Path) -> Self {
+        Self::start_with(folder, &[], &[], None).await
+    }
+
+    /// Starts a server with more arguments, in an environment, behind a password.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start_with(
+        folder: &Path,
+        args: &[&str],
+        environment: &[(&str, &str)],
+        password: Option<&str>,
+    ) -> Self {
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment: Vec<(String, String)> = environment.iter().map(pair).collect();
+        let password = password.map(str::to_owned);
         let server = Self {
-            process: launch(folder),
+            process: launch(folder, &args, &environment, password.as_deref()),
             folder: folder.to_owned(),
+            args,
+            environment,
+            password,
         };
         server.up().await;
         server
+    }
+
+    /// The file it listens on.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        socket(&self.folder)
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Exchanges the password and throws everybody out.
+    pub async fn change_password(&mut self, password: &str) {
+        self.ask::<()>(&["CONFIG", "SET", "requirepass", password]).await;
+        self.password = Some(password.to_owned());
+        self.throw_out().await;
+    }
+
+    /// Closes every connection but the one that asks.
+    pub async fn throw_out(&self) {
+        for kind in ["normal", "pubsub"] {
+            self.ask::<u64>(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"])
+                .await;
+        }
+    }
+
+    /// How many commands it has carried out since the last [`Self::forget_commands`], and the most of one kind.
+    pub async fn commands(&self) -> (u64, String) {
+        let text: String = self.ask(&["INFO", "commandstats"]).await;
+        let line = |line: &str| -> Option<(u64, String)> {
+            let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            let ours = ["info", "config", "ping", "auth"].iter().any(|own| name.starts_with(own));
+            let calls = rest.split(',').next()?.parse().ok()?;
+            (!ours).then(|| (calls, name.to_owned()))
+        };
+        let kinds: Vec<(u64, String)> = text.lines().filter_map(line).collect();
+        let most = kinds.iter().max().map_or_else(String::new, |(calls, name)| format!("{name} {calls}"));
+        (kinds.iter().map(|(calls, _)| calls).sum(), most)
+    }
+
+    /// Counts commands from zero.
+    pub async fn forget_commands(&self) {
+        self.ask::<()>(&["CONFIG", "RESETSTAT"]).await;
     }
 
     /// Its address for `--redis`.
@@ -41,7 +110,7 @@ impl RedisServer {
 
     /// Starts it again after [`Self::kill`], empty.
     pub async fn start_again(&mut self) {
-        self.process = launch(&self.folder);
+        self.process = launch(&self.folder, &self.args, &self.environment, self.password.as_deref());
         self.up().await;
     }
 
@@ -90,7 +159,8 @@ impl RedisServer {
     }
 
     async fn connect(&self) -> redis::RedisResult<MultiplexedConnection> {
-        let socket = format!("unix://{}", socket(&self.folder).display());
+        let password = self.password.as_ref().map_or_else(String::new, |password| format!("?pass={password}"));
+        let socket = format!("unix://{}{password}", socket(&self.folder).display());
         redis::Client::open(socket)?.get_multiplexed_async_connection().await
     }
 
@@ -112,10 +182,10 @@ fn socket(folder: &Path) -> PathBuf {
     folder.join("redis.sock")
 }
 
-fn launch(folder: &Path) -> Process {
+fn launch(folder: &Path, more: &[String], environment: &[(String, String)], password: Option<&str>) -> Process {
     let socket = socket(folder);
     let socket = socket.to_str().expect("a temporary folder has a readable name");
-    let args = [
+    let mut args = vec![
         "--port",
         "0",
         "--save",
@@ -125,6 +195,10 @@ fn launch(folder: &Path) -> Process {
         "--unixsocket",
         socket,
     ];
+    if let Some(password) = password {
+        args.extend(["--requirepass", password, "--masterauth", password]);
+    }
+    args.extend(more.iter().map(String::as_str));
     // `make test` installs it.
-    Process::start("redis-server", Path::new("redis-server"), folder, &args)
+    Process::start_in("redis-server", Path::new("redis-server"), folder, &args, environment)
 }
