@@ -16,7 +16,7 @@ mod terminal;
 mod wait;
 
 pub use binaries::binary;
-pub use ensemble::{Dashboard, Ensemble, Security, Traffic};
+pub use ensemble::{Dashboard, Ensemble, Seen, Settings, Traffic};
 pub use fault::{Fault, Reach};
 pub use fault_link::{FaultLink, Target, Trouble};
 pub use fleet::{Fleet, FleetBuilder, Instance, Operator, Upstream, WALK_THROUGH, document};

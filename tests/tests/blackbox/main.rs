@@ -1,6 +1,7 @@
 //! Black-box tests: one binary, so that the programs are built once and linked once.
 
 mod counting;
+mod faults;
 mod flags;
 mod isolation;
 mod loadgen;
