@@ -9,6 +9,7 @@ use crate::process::Process;
 use crate::redis_server::RedisServer;
 use crate::wait::{PATIENCE, eventually, holds};
 use serde_json::Value;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,9 @@ use tokio::task::JoinHandle;
 /// Nobody listens on port 1 of a machine that runs tests: whoever calls there, fails.
 const NOWHERE: &str = "http://127.0.0.1:1";
 const SHORT: &str = "{trip: {consecutiveFailures: 3, minimumInstances: 1}, open: {duration: 2s}}";
+/// Counts for an hour and never trips.
+const COUNTING: &str = "{trip: {failureRateThreshold: 100, minimumNumberOfCalls: 100000, minimumInstances: 1, \
+                        slidingWindow: {type: TimeBased, duration: 1h}}}";
 const LONG: &str = "{trip: {consecutiveFailures: 3, minimumInstances: 1}, open: {duration: 10m}}";
 
 /// The dashboard.
@@ -63,8 +67,8 @@ pub struct Settings {
     pub redis_environment: Vec<(String, String)>,
     /// Encrypted: the port and, for all that connect, the flags.
     pub tls: Option<(u16, Vec<String>)>,
-    /// The instances' environment.
-    pub instance_environment: Vec<(String, String)>,
+    /// The instances' environments, from the first on.
+    pub instance_environments: Vec<Vec<(String, String)>>,
 }
 
 /// Everything, ready.
@@ -102,6 +106,9 @@ impl Ensemble {
     /// The id of a closed circuit before a service that is not there.
     pub const LATE: &'static str = "late";
 
+    /// The id of a circuit that counts and never trips.
+    pub const COUNTED: &'static str = "counted";
+
     /// Starts everything, trips [`Self::SICK`] and waits until everybody knows.
     ///
     /// # Panics
@@ -113,7 +120,7 @@ impl Ensemble {
         write(&password_file, "first\n");
         let documents = path.join("breakers");
         std::fs::create_dir(&documents).expect("a folder");
-        let specs = [(Self::WELL, SHORT), (Self::SICK, LONG), (Self::LATE, LONG)];
+        let specs = [(Self::WELL, SHORT), (Self::SICK, LONG), (Self::LATE, LONG), (Self::COUNTED, COUNTING)];
         let all: String = specs.iter().map(|(id, spec)| document(id, spec)).collect();
         write(&documents.join("all.yaml"), &all);
 
@@ -126,9 +133,17 @@ impl Ensemble {
         let redis = RedisServer::start_with(path, &args, &environment, Some("first")).await;
         let upstream = Upstream::start(path).await;
         let routes = path.join("routes.yaml");
-        let route = |(id, to): &(&str, &str)| format!("- {{service: {id}, upstream: '{to}', pathPrefix: /{id}}}\n");
-        let leads = [(Self::WELL, &*upstream.url), (Self::SICK, NOWHERE), (Self::LATE, NOWHERE)];
-        write(&routes, &leads.iter().map(route).collect::<String>());
+        let mut table = String::new();
+        let leads = [
+            (Self::WELL, &*upstream.url),
+            (Self::COUNTED, &*upstream.url),
+            (Self::SICK, NOWHERE),
+            (Self::LATE, NOWHERE),
+        ];
+        for (id, to) in leads {
+            let _ = writeln!(table, "- {{service: {id}, upstream: '{to}', pathPrefix: /{id}}}");
+        }
+        write(&routes, &table);
 
         let target = match settings.tls {
             Some((port, _)) => Target::Port(port),
@@ -151,7 +166,7 @@ impl Ensemble {
             let store = url(&link);
             let flags: Vec<&str> = ["--redis", &store].iter().chain(&more).copied().collect();
             let name = format!("i{number}");
-            let environment = settings.instance_environment.clone();
+            let environment = settings.instance_environments.get(number - 1).cloned().unwrap_or_default();
             instances.push(Instance::over(path, &name, &routes, &flags, environment).await);
             links.push(link);
         }
@@ -168,9 +183,9 @@ impl Ensemble {
             password_file,
             folder,
         };
-        ensemble.agree(Self::WELL, "closed").await;
-        ensemble.agree(Self::LATE, "closed").await;
-        ensemble.agree(Self::SICK, "closed").await;
+        for id in [Self::WELL, Self::LATE, Self::COUNTED, Self::SICK] {
+            ensemble.agree(id, "closed").await;
+        }
         ensemble.trip(Self::SICK, 0).await;
         ensemble.agree(Self::SICK, "open").await;
         ensemble

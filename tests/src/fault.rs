@@ -110,7 +110,10 @@ impl Fault {
             Self::Slow(delay) => on.all_suffer(Trouble::Delay(delay)),
             Self::CutReplies => on.all_suffer(Trouble::CutReplies),
             Self::Partition => on.links[0].suffer(Trouble::Silence),
-            Self::Password => on.redis.change_password("second").await,
+            Self::Password => {
+                let next = if on.redis.password() == Some("first") { "second" } else { "first" };
+                on.redis.change_password(next).await;
+            }
             Self::LostWrites => {
                 follow(on).await;
                 // From here on nothing is replicated, and then something happens.
@@ -144,10 +147,7 @@ impl Fault {
             Self::OutOfMemory => on.redis.ask(&["CONFIG", "SET", "maxmemory", "0"]).await,
             Self::ReadOnly => on.redis.ask(&["REPLICAOF", "NO", "ONE"]).await,
             Self::Slow(_) | Self::CutReplies | Self::Partition => on.all_suffer(Trouble::None),
-            Self::Password => {
-                // In a long run it changes to and fro; the file is what follows.
-                write(&on.password_file, "second\n");
-            }
+            Self::Password => write(&on.password_file, on.redis.password().unwrap_or_default()),
         }
     }
 }

@@ -63,6 +63,12 @@ impl RedisServer {
         &self.process
     }
 
+    /// Its password.
+    #[must_use]
+    pub fn password(&self) -> Option<&str> {
+        self.password.as_deref()
+    }
+
     /// Exchanges the password and throws everybody out.
     pub async fn change_password(&mut self, password: &str) {
         self.ask::<()>(&["CONFIG", "SET", "requirepass", password]).await;
@@ -90,6 +96,14 @@ impl RedisServer {
         let kinds: Vec<(u64, String)> = text.lines().filter_map(line).collect();
         let most = kinds.iter().max().map_or_else(String::new, |(calls, name)| format!("{name} {calls}"));
         (kinds.iter().map(|(calls, _)| calls).sum(), most)
+    }
+
+    /// How often one command was carried out since then.
+    pub async fn calls(&self, command: &str) -> u64 {
+        let text: String = self.ask(&["INFO", "commandstats"]).await;
+        let start = format!("cmdstat_{command}:calls=");
+        let line = text.lines().find_map(|line| line.strip_prefix(&start));
+        line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
     }
 
     /// Counts commands from zero.

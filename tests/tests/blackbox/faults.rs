@@ -1,8 +1,10 @@
 //! The fault matrix, as `tests/FAULTS.md` declares it: an open circuit is closed by none of them, healthy calls keep
 //! flowing, everybody says within two seconds what is the matter, and the return is no stampede.
 
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use std::path::Path;
 use std::time::{Duration, Instant};
-use tests::{Ensemble, Fault, Reach, Settings, Traffic, eventually, holds};
+use tests::{Ensemble, Fault, Reach, Settings, Target, Traffic, eventually, holds};
 
 /// Three times the two seconds in which a fault must show.
 const SHOWN: Duration = Duration::from_secs(6);
@@ -121,4 +123,184 @@ faults! {
     replies_that_break_off: Fault::CutReplies;
     one_instance_cut_off: Fault::Partition;
     a_password_that_changed: Fault::Password;
+}
+
+/// Ends the traffic; none of it may have gone wrong.
+async fn unharmed(traffic: Traffic, what: &str) {
+    let seen = traffic.stop().await;
+    println!("{what}: {} calls, the slowest {:.1?}", seen.calls, seen.slowest);
+    assert!(seen.wrong.is_empty(), "{} went wrong: {:#?}", seen.wrong.len(), seen.wrong.first());
+    assert!(seen.calls > 100, "{}", seen.calls);
+    assert!(seen.slowest < Duration::from_secs(2), "a call waited for the store");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_that_loses_the_trip_does_not_close() {
+    let mut ensemble = Ensemble::start(Settings::default()).await;
+    let traffic = Traffic::start(&ensemble);
+    Fault::LostWrites.strike(&mut ensemble).await;
+    // The new primary believed it closed.
+    ensemble.agree(Ensemble::LATE, "open").await;
+    let transitions = ensemble.primary().transitions(Ensemble::LATE).await;
+    assert!(transitions.last().is_some_and(|last| last.ends_with("→ open Reseeded")), "{transitions:?}");
+    ensemble.agree(Ensemble::SICK, "open").await;
+    ensemble.agree(Ensemble::WELL, "closed").await;
+    unharmed(traffic, "a failover that lost a trip").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_primaries_are_healed_towards_open() {
+    let mut ensemble = Ensemble::start(Settings::default()).await;
+    ensemble.replicate().await;
+    let other = ensemble.other.take().expect("a second server");
+    let traffic = Traffic::start(&ensemble);
+    other.ask::<()>(&["REPLICAOF", "NO", "ONE"]).await;
+    ensemble.links[0].lead_to(Target::Socket(other.socket()));
+    eventually(Duration::from_secs(15), "the first instance acts on the other primary", async || {
+        ensemble.says(0, false).await?;
+        let beats: Vec<String> = other.ask(&["HKEYS", "cb:late:instances"]).await;
+        holds(beats.contains(&"i1".to_owned()), format!("{beats:?}"))
+    })
+    .await;
+    ensemble.trip(Ensemble::LATE, 0).await;
+    let (one, two) = (&ensemble.instances[0], &ensemble.instances[1]);
+    assert_eq!(one.breaker_of(Ensemble::LATE).await["state"], "open");
+    assert_eq!(two.breaker_of(Ensemble::LATE).await["state"], "closed", "it hears the other primary");
+
+    ensemble.links[0].lead_to(Target::Socket(ensemble.redis.socket()));
+    drop(other);
+    ensemble.agree(Ensemble::LATE, "open").await;
+    ensemble.agree(Ensemble::SICK, "open").await;
+    ensemble.agree(Ensemble::WELL, "closed").await;
+    unharmed(traffic, "two primaries").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_whose_clocks_jump_by_five_minutes_change_nothing() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let clock = |name: &str| folder.path().join(name).display().to_string();
+    let library = std::fs::read_dir("/usr/lib")
+        .expect("a system has libraries")
+        .filter_map(|entry| Some(entry.ok()?.path().join("faketime/libfaketimeMT.so.1")))
+        .find(|path| path.exists())
+        .expect("libfaketime must be installed; `make test` does that");
+    let environment = |name: &str| {
+        std::fs::write(clock(name), "+0\n").expect("a file");
+        [
+            ("LD_PRELOAD", library.display().to_string()),
+            ("FAKETIME_TIMESTAMP_FILE", clock(name)),
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
+            // A wall clock jumps; the monotonic one does not.
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+    };
+    let ensemble = Ensemble::start(Settings {
+        instance_environments: vec![environment("first"), environment("second")],
+        ..Settings::default()
+    })
+    .await;
+    let traffic = Traffic::start(&ensemble);
+    for (first, second) in [("+300", "-300"), ("-300", "+300"), ("+0", "+0")] {
+        std::fs::write(clock("first"), format!("{first}\n")).expect("a file");
+        std::fs::write(clock("second"), format!("{second}\n")).expect("a file");
+        for (instance, wanted) in [first, second].into_iter().enumerate() {
+            let what = format!("instance {instance} believes it is {wanted} s later");
+            eventually(Duration::from_secs(6), &what, async || {
+                let answer = ensemble.call(instance, Ensemble::SICK).await;
+                let date = answer.headers.get("date").and_then(|date| date.to_str().ok());
+                let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+                let date = date.ok_or("no date")?.timestamp().as_second();
+                let ahead = date - jiff::Timestamp::now().as_second();
+                let wanted: i64 = wanted.parse().expect("a number");
+                holds((ahead - wanted).abs() <= 3, ahead)
+            })
+            .await;
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        for instance in 0..2 {
+            ensemble.says(instance, false).await.expect("nobody goes on alone");
+        }
+    }
+    ensemble.agree(Ensemble::SICK, "open").await;
+    ensemble.agree(Ensemble::WELL, "closed").await;
+    ensemble.trip(Ensemble::LATE, 0).await;
+    ensemble.agree(Ensemble::LATE, "open").await;
+    unharmed(traffic, "clocks that jump").await;
+}
+
+/// Writes `NAME.crt` and `NAME.key`, signed by an authority in `ca.crt`; valid until 2099, and expired ones until 2020.
+fn certificates(folder: &Path) {
+    let mut authority = CertificateParams::new(Vec::new()).expect("good names");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(DnType::CommonName, "authority");
+    let key = KeyPair::generate().expect("a key");
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("a file");
+    write("ca.crt", &authority.self_signed(&key).expect("a certificate").pem());
+    let issuer = Issuer::new(authority, key);
+    for (name, year) in [("good", 2099), ("expired", 2020)] {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("good names");
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let key = KeyPair::generate().expect("a key");
+        write(&format!("{name}.crt"), &params.signed_by(&key, &issuer).expect("a certificate").pem());
+        write(&format!("{name}.key"), &key.serialize_pem());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_expired_is_an_outage_and_says_so() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    certificates(folder.path());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    // Redis cannot speak TLS on a socket file, and prints no port that it picked.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("a bound port").port();
+    drop(listener);
+    let redis_args = [
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &path("good.crt"),
+        "--tls-key-file",
+        &path("good.key"),
+        "--tls-ca-cert-file",
+        &path("ca.crt"),
+        "--tls-auth-clients",
+        "no",
+    ];
+    let ensemble = Ensemble::start(Settings {
+        redis_args: redis_args.iter().map(ToString::to_string).collect(),
+        tls: Some((port, vec!["--redis-ca-file".to_owned(), path("ca.crt")])),
+        ..Settings::default()
+    })
+    .await;
+    let show = async |name: &str| {
+        let (certificate, key) = (path(&format!("{name}.crt")), path(&format!("{name}.key")));
+        let set = ["CONFIG", "SET", "tls-cert-file", &certificate, "tls-key-file", &key];
+        ensemble.redis.ask::<()>(&set).await;
+        ensemble.redis.throw_out().await;
+    };
+    let traffic = Traffic::start(&ensemble);
+    show("expired").await;
+    eventually(SHOWN, "everybody says so", async || {
+        ensemble.says(0, true).await?;
+        ensemble.says(1, true).await?;
+        dashboard_says(&ensemble, false).await
+    })
+    .await;
+    for process in [
+        &ensemble.instances[0].process,
+        &ensemble.operator.process,
+        &ensemble.dashboard.process,
+    ] {
+        let line = process
+            .logged("why", |line| line.to_lowercase().contains("expired").then(|| line.to_owned()))
+            .await;
+        println!("{line}");
+    }
+    show("good").await;
+    ensemble.agree(Ensemble::SICK, "open").await;
+    ensemble.agree(Ensemble::WELL, "closed").await;
+    unharmed(traffic, "an expired certificate").await;
 }

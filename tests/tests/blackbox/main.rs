@@ -10,5 +10,7 @@ mod loss;
 mod operator_files;
 mod outage;
 mod probes;
+mod security;
+mod stampede;
 mod startup;
 mod trip;
