@@ -296,12 +296,22 @@ impl Traffic {
     /// Starts it.
     #[must_use]
     pub fn start(ensemble: &Ensemble) -> Self {
+        Self::to(ensemble, &[(Ensemble::WELL, 200), (Ensemble::SICK, 503)])
+    }
+
+    /// Starts calls to the open circuit alone.
+    #[must_use]
+    pub fn to_the_open(ensemble: &Ensemble) -> Self {
+        Self::to(ensemble, &[(Ensemble::SICK, 503)])
+    }
+
+    fn to(ensemble: &Ensemble, services: &[(&str, u16)]) -> Self {
         let running = Arc::new(AtomicBool::new(true));
         let mut tasks = Vec::new();
         for instance in &ensemble.instances {
-            for (id, status) in [(Ensemble::WELL, 200), (Ensemble::SICK, 503)] {
+            for (id, status) in services {
                 let (running, url) = (Arc::clone(&running), format!("{}/{id}", instance.url));
-                tasks.push(tokio::spawn(stream_of_calls(running, url, status)));
+                tasks.push(tokio::spawn(stream_of_calls(running, url, *status)));
             }
         }
         Self { running, tasks }
