@@ -288,6 +288,11 @@ impl StoreOptions {
             cert_file: self.redis_cert_file.clone(),
             key_file: self.redis_key_file.clone(),
         })
-        .map_err(|error| format!("--redis {:?}: {error}; wanted {WANTED}", crate::redis::without_password(url)))
+        .map_err(|error| {
+            format!(
+                "--redis {:?}: {error}; wanted {WANTED}",
+                crate::redis::without_password(url)
+            )
+        })
     }
 }

@@ -508,7 +508,11 @@ async fn a_guard_that_nobody_holds_is_swept_and_counts_on_when_made_again() {
     permit.record(Verdict::Failure(Cause::Http(503)));
     sweep().await;
     assert_eq!(breakers.guards().len(), 0);
-    assert_eq!(fleet.store.snapshot(&id()).await.unwrap().unwrap().failing, 4, "nothing is lost");
+    assert_eq!(
+        fleet.store.snapshot(&id()).await.unwrap().unwrap().failing,
+        4,
+        "nothing is lost"
+    );
     assert!(fleet.store.instances(&id()).await.unwrap().is_empty(), "it took leave");
 
     let guard = breakers.guard(&id(), None);

@@ -59,7 +59,10 @@ async fn caller(running: Arc<AtomicBool>, url: String) -> Load {
 }
 
 fn callers(ensemble: &Ensemble, running: &Arc<AtomicBool>) -> Vec<JoinHandle<Load>> {
-    let urls = ensemble.instances.iter().map(|instance| format!("{}/{}", instance.url, Ensemble::WELL));
+    let urls = ensemble
+        .instances
+        .iter()
+        .map(|instance| format!("{}/{}", instance.url, Ensemble::WELL));
     urls.flat_map(|url| std::iter::repeat_n(url, CALLERS))
         .map(|url| tokio::spawn(caller(Arc::clone(running), url)))
         .collect()
@@ -126,7 +129,12 @@ async fn main() -> ExitCode {
     ensemble.upstream.forget().await;
     let before = [
         sum(&ensemble, "tiebar_calls_total", &[("breaker", Ensemble::WELL)]).await,
-        sum(&ensemble, "tiebar_calls_total", &[("breaker", Ensemble::WELL), ("outcome", "rejected")]).await,
+        sum(
+            &ensemble,
+            "tiebar_calls_total",
+            &[("breaker", Ensemble::WELL), ("outcome", "rejected")],
+        )
+        .await,
     ];
     let running = Arc::new(AtomicBool::new(true));
     let tasks = callers(&ensemble, &running);
@@ -163,18 +171,33 @@ async fn main() -> ExitCode {
         }
     }
     let open = rejected.stop().await;
-    println!("\nfaults: {faults:?}\nanswers: {:?}, the slowest {:.1?}\n", load.answers, load.slowest);
+    println!(
+        "\nfaults: {faults:?}\nanswers: {:?}, the slowest {:.1?}\n",
+        load.answers, load.slowest
+    );
 
     let mut verdict = Verdict(true);
     add_up(&mut verdict, &ensemble, &load, before).await;
     let leaks = open.wrong.len();
-    verdict.line("calls to the open circuit, let through", &format!("{leaks} of {}", open.calls), leaks == 0);
+    verdict.line(
+        "calls to the open circuit, let through",
+        &format!("{leaks} of {}", open.calls),
+        leaks == 0,
+    );
     let transitions = ensemble.redis.transitions(Ensemble::SICK).await;
-    let closed = transitions.iter().skip(1).filter(|line| line.contains("→ closed")).count();
+    let closed = transitions
+        .iter()
+        .skip(1)
+        .filter(|line| line.contains("→ closed"))
+        .count();
     verdict.line("its transitions to closed", &closed.to_string(), closed == 0);
     flat(&mut verdict, &seen);
     counted(&mut verdict, &ensemble).await;
-    if verdict.0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if verdict.0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Every kind of fault once, in an order that the seed says.
@@ -191,7 +214,12 @@ fn shuffled(seed: &mut u64) -> Vec<Fault> {
 
 /// sent = answered = counted.
 async fn add_up(verdict: &mut Verdict, ensemble: &Ensemble, load: &Load, before: [u64; 2]) {
-    let answered: u64 = load.answers.iter().filter(|(name, _)| *name != "none").map(|(_, count)| count).sum();
+    let answered: u64 = load
+        .answers
+        .iter()
+        .filter(|(name, _)| *name != "none")
+        .map(|(_, count)| count)
+        .sum();
     let rejected = load.answers.get("rejected").copied().unwrap_or(0);
     let well = ("breaker", Ensemble::WELL);
     let calls = sum(ensemble, "tiebar_calls_total", &[well]).await - before[0];
@@ -200,14 +228,34 @@ async fn add_up(verdict: &mut Verdict, ensemble: &Ensemble, load: &Load, before:
     let flying = sum(ensemble, "tiebar_in_flight", &[]).await;
     let late = sum(ensemble, "tiebar_late_outcomes_total", &[well]).await;
     let dropped = sum(ensemble, "tiebar_dropped_outcomes_total", &[well]).await;
-    verdict.line("sent = answered", &format!("{} = {answered}", load.sent), load.sent == answered);
-    verdict.line("answered = counted by the instances", &format!("{answered} = {calls}"), answered == calls);
-    verdict.line("rejected = counted as rejected", &format!("{rejected} = {blocked}"), rejected == blocked);
+    verdict.line(
+        "sent = answered",
+        &format!("{} = {answered}", load.sent),
+        load.sent == answered,
+    );
+    verdict.line(
+        "answered = counted by the instances",
+        &format!("{answered} = {calls}"),
+        answered == calls,
+    );
+    verdict.line(
+        "rejected = counted as rejected",
+        &format!("{rejected} = {blocked}"),
+        rejected == blocked,
+    );
     let admitted = answered - rejected;
-    verdict.line("admitted = served upstream", &format!("{admitted} = {served}"), admitted == served);
+    verdict.line(
+        "admitted = served upstream",
+        &format!("{admitted} = {served}"),
+        admitted == served,
+    );
     verdict.line("still in flight", &flying.to_string(), flying == 0);
     let lost = format!("{late} late, {dropped} dropped");
-    verdict.line("outcomes that came too late for the store", &lost, late + dropped < answered);
+    verdict.line(
+        "outcomes that came too late for the store",
+        &lost,
+        late + dropped < answered,
+    );
     let slow = load.slowest < Duration::from_secs(2);
     verdict.line("the slowest call", &format!("{:.0?}", load.slowest), slow);
 }
@@ -225,9 +273,17 @@ fn flat(verdict: &mut Verdict, seen: &[(Duration, BTreeMap<String, (u64, usize)>
         let (warm, now) = (part(&seen[..third], name), part(&seen[seen.len() - third..], name));
         let mega = |bytes: u64| format!("{:.1}", bytes as f64 / 1_048_576.0);
         let grown = now.0 as f64 > warm.0 as f64 * GROWTH && now.0 > warm.0 + BREATH;
-        verdict.line(&format!("{name}: MB, then and now"), &format!("{} → {}", mega(warm.0), mega(now.0)), !grown);
+        verdict.line(
+            &format!("{name}: MB, then and now"),
+            &format!("{} → {}", mega(warm.0), mega(now.0)),
+            !grown,
+        );
         let files = format!("{} → {}", warm.1, now.1);
-        verdict.line(&format!("{name}: descriptors, then and now"), &files, now.1 <= warm.1 + SOCKETS);
+        verdict.line(
+            &format!("{name}: descriptors, then and now"),
+            &files,
+            now.1 <= warm.1 + SOCKETS,
+        );
     }
 }
 
@@ -251,5 +307,9 @@ async fn counted(verdict: &mut Verdict, ensemble: &Ensemble) {
     })
     .await;
     let added = stored().await - before;
-    verdict.line("failures made = counted in the store", &format!("{COUNTED} = {added}"), added == COUNTED as u64);
+    verdict.line(
+        "failures made = counted in the store",
+        &format!("{COUNTED} = {added}"),
+        added == COUNTED as u64,
+    );
 }

@@ -120,7 +120,12 @@ impl Ensemble {
         write(&password_file, "first\n");
         let documents = path.join("breakers");
         std::fs::create_dir(&documents).expect("a folder");
-        let specs = [(Self::WELL, SHORT), (Self::SICK, LONG), (Self::LATE, LONG), (Self::COUNTED, COUNTING)];
+        let specs = [
+            (Self::WELL, SHORT),
+            (Self::SICK, LONG),
+            (Self::LATE, LONG),
+            (Self::COUNTED, COUNTING),
+        ];
         let all: String = specs.iter().map(|(id, spec)| document(id, spec)).collect();
         write(&documents.join("all.yaml"), &all);
 
@@ -166,7 +171,11 @@ impl Ensemble {
             let store = url(&link);
             let flags: Vec<&str> = ["--redis", &store].iter().chain(&more).copied().collect();
             let name = format!("i{number}");
-            let environment = settings.instance_environments.get(number - 1).cloned().unwrap_or_default();
+            let environment = settings
+                .instance_environments
+                .get(number - 1)
+                .cloned()
+                .unwrap_or_default();
             instances.push(Instance::over(path, &name, &routes, &flags, environment).await);
             links.push(link);
         }
@@ -223,7 +232,10 @@ impl Ensemble {
             for instance in &self.instances {
                 let known = instance.breaker_of(id).await;
                 let ready = known["state"] == state && known["revision"].as_u64() > Some(0);
-                holds(ready && known["degraded"] == false, format!("{}: {known}", instance.name))?;
+                holds(
+                    ready && known["degraded"] == false,
+                    format!("{}: {known}", instance.name),
+                )?;
             }
             Ok::<(), String>(())
         })
@@ -239,7 +251,10 @@ impl Ensemble {
         for id in [Self::WELL, Self::SICK] {
             let known = instance.breaker_of(id).await;
             holds(known["degraded"] == degraded, format!("{}: {known}", instance.name))?;
-            let shown = instance.metrics().await.value("tiebar_store_fallback_active", &[("breaker", id)]);
+            let shown = instance
+                .metrics()
+                .await
+                .value("tiebar_store_fallback_active", &[("breaker", id)]);
             let wanted = Some(f64::from(u8::from(degraded)));
             holds(shown == wanted, format!("{}: fallback {shown:?}", instance.name))?;
         }

@@ -111,7 +111,11 @@ impl Fault {
             Self::CutReplies => on.all_suffer(Trouble::CutReplies),
             Self::Partition => on.links[0].suffer(Trouble::Silence),
             Self::Password => {
-                let next = if on.redis.password() == Some("first") { "second" } else { "first" };
+                let next = if on.redis.password() == Some("first") {
+                    "second"
+                } else {
+                    "first"
+                };
                 on.redis.change_password(next).await;
             }
             Self::LostWrites => {
@@ -139,7 +143,9 @@ impl Fault {
             Self::RestartedEmpty | Self::Flushed | Self::FunctionsFlushed | Self::LostWrites => {}
             Self::Evicting => {
                 on.redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
-                on.redis.ask::<()>(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+                on.redis
+                    .ask::<()>(&["CONFIG", "SET", "maxmemory-policy", "noeviction"])
+                    .await;
                 for number in 0..BALLAST {
                     on.redis.ask::<()>(&["DEL", &format!("ballast{number}")]).await;
                 }
@@ -160,7 +166,9 @@ async fn evict(redis: &RedisServer) {
     let memory: String = redis.ask(&["INFO", "memory"]).await;
     let used = memory.lines().find_map(|line| line.strip_prefix("used_memory:"));
     let used: u64 = used.and_then(|used| used.trim().parse().ok()).expect("a number");
-    redis.ask::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-random"]).await;
+    redis
+        .ask::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-random"])
+        .await;
     let most = (used + 1_000_000).to_string();
     redis.ask::<()>(&["CONFIG", "SET", "maxmemory", &most]).await;
     let ballast = "x".repeat(100_000);

@@ -152,7 +152,11 @@ async fn pass(
             } else {
                 Duration::ZERO
             };
-            if late.send((Instant::now() + delay, part[..read].to_vec())).await.is_err() {
+            if late
+                .send((Instant::now() + delay, part[..read].to_vec()))
+                .await
+                .is_err()
+            {
                 return;
             }
         }

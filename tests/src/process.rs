@@ -133,7 +133,9 @@ impl Process {
     /// When there is no such process any more.
     #[must_use]
     pub fn descriptors(&self) -> usize {
-        std::fs::read_dir(self.proc("fd")).expect("the process is there").count()
+        std::fs::read_dir(self.proc("fd"))
+            .expect("the process is there")
+            .count()
     }
 
     fn proc(&self, file: &str) -> String {

@@ -89,12 +89,17 @@ impl RedisServer {
         let text: String = self.ask(&["INFO", "commandstats"]).await;
         let line = |line: &str| -> Option<(u64, String)> {
             let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
-            let ours = ["info", "config", "ping", "auth"].iter().any(|own| name.starts_with(own));
+            let ours = ["info", "config", "ping", "auth"]
+                .iter()
+                .any(|own| name.starts_with(own));
             let calls = rest.split(',').next()?.parse().ok()?;
             (!ours).then(|| (calls, name.to_owned()))
         };
         let kinds: Vec<(u64, String)> = text.lines().filter_map(line).collect();
-        let most = kinds.iter().max().map_or_else(String::new, |(calls, name)| format!("{name} {calls}"));
+        let most = kinds
+            .iter()
+            .max()
+            .map_or_else(String::new, |(calls, name)| format!("{name} {calls}"));
         (kinds.iter().map(|(calls, _)| calls).sum(), most)
     }
 
@@ -173,7 +178,10 @@ impl RedisServer {
     }
 
     async fn connect(&self) -> redis::RedisResult<MultiplexedConnection> {
-        let password = self.password.as_ref().map_or_else(String::new, |password| format!("?pass={password}"));
+        let password = self
+            .password
+            .as_ref()
+            .map_or_else(String::new, |password| format!("?pass={password}"));
         let socket = format!("unix://{}{password}", socket(&self.folder).display());
         redis::Client::open(socket)?.get_multiplexed_async_connection().await
     }

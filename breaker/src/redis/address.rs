@@ -192,7 +192,10 @@ mod tests {
             ("redis://h:1/2", "redis://h:1/2"),
             ("redis://me:secret@h:1", "redis://…@h:1"),
             ("redis://:se@cret?@h", "redis://…@h"),
-            ("redis+unix:///run/r.sock?user=me&pass=secret", "redis+unix:///run/r.sock?…"),
+            (
+                "redis+unix:///run/r.sock?user=me&pass=secret",
+                "redis+unix:///run/r.sock?…",
+            ),
             ("rediss+sentinel://me:secret@a,b/m", "rediss+sentinel://…@a,b/m"),
             ("me:secret@h", "…@h"),
         ] {

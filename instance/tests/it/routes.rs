@@ -107,7 +107,10 @@ async fn a_guard_ends_with_its_last_route_and_its_last_call_and_can_come_back() 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("routes.yaml");
     let one = format!("- {{service: {ID}, upstream: '{}', pathPrefix: /one}}\n", upstream.url);
-    let two = format!("- {{service: shop/two, upstream: '{}', pathPrefix: /two}}\n", upstream.url);
+    let two = format!(
+        "- {{service: shop/two, upstream: '{}', pathPrefix: /two}}\n",
+        upstream.url
+    );
     write(&file, &format!("{one}{two}"));
     let path = file.clone();
     let proxy = Proxy::start_with(PATIENT, "http://unused", move |settings| {
@@ -118,7 +121,10 @@ async fn a_guard_ends_with_its_last_route_and_its_last_call_and_can_come_back() 
     let ids = async || -> Vec<String> {
         let all = proxy.admin("/breakers").await.json();
         let items = all["items"].as_array().unwrap();
-        items.iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect()
+        items
+            .iter()
+            .map(|item| item["id"].as_str().unwrap().to_owned())
+            .collect()
     };
     assert_eq!(ids().await, [ID, "shop/two"]);
     let mut sender = crate::support::client::http1(proxy.traffic).await;

@@ -57,13 +57,21 @@ async fn endure_in(fault: Fault, ensemble: &mut Ensemble) {
     tokio::time::sleep_until((healed + RETURN).into()).await;
     let (commands, most) = ensemble.primary().commands().await;
     let seconds = healed.elapsed().as_secs_f64();
-    println!("after the return: {:.0} commands a second, most: {most}", commands as f64 / seconds);
+    println!(
+        "after the return: {:.0} commands a second, most: {most}",
+        commands as f64 / seconds
+    );
     ensemble.agree(Ensemble::WELL, "closed").await;
     ensemble.agree(Ensemble::SICK, "open").await;
 
     let seen = traffic.stop().await;
     println!("{fault:?}: {} calls, the slowest {:.1?}", seen.calls, seen.slowest);
-    assert!(seen.wrong.is_empty(), "{} went wrong: {:#?}", seen.wrong.len(), seen.wrong.first());
+    assert!(
+        seen.wrong.is_empty(),
+        "{} went wrong: {:#?}",
+        seen.wrong.len(),
+        seen.wrong.first()
+    );
     assert!(seen.calls > 100, "{}", seen.calls);
     assert!(seen.slowest < Duration::from_secs(2), "a call waited for the store");
     let transitions = ensemble.primary().transitions(Ensemble::SICK).await;
@@ -129,7 +137,12 @@ faults! {
 async fn unharmed(traffic: Traffic, what: &str) {
     let seen = traffic.stop().await;
     println!("{what}: {} calls, the slowest {:.1?}", seen.calls, seen.slowest);
-    assert!(seen.wrong.is_empty(), "{} went wrong: {:#?}", seen.wrong.len(), seen.wrong.first());
+    assert!(
+        seen.wrong.is_empty(),
+        "{} went wrong: {:#?}",
+        seen.wrong.len(),
+        seen.wrong.first()
+    );
     assert!(seen.calls > 100, "{}", seen.calls);
     assert!(seen.slowest < Duration::from_secs(2), "a call waited for the store");
 }
@@ -142,7 +155,10 @@ async fn a_failover_that_loses_the_trip_does_not_close() {
     // The new primary believed it closed.
     ensemble.agree(Ensemble::LATE, "open").await;
     let transitions = ensemble.primary().transitions(Ensemble::LATE).await;
-    assert!(transitions.last().is_some_and(|last| last.ends_with("→ open Reseeded")), "{transitions:?}");
+    assert!(
+        transitions.last().is_some_and(|last| last.ends_with("→ open Reseeded")),
+        "{transitions:?}"
+    );
     ensemble.agree(Ensemble::SICK, "open").await;
     ensemble.agree(Ensemble::WELL, "closed").await;
     unharmed(traffic, "a failover that lost a trip").await;
@@ -156,16 +172,24 @@ async fn two_primaries_are_healed_towards_open() {
     let traffic = Traffic::start(&ensemble);
     other.ask::<()>(&["REPLICAOF", "NO", "ONE"]).await;
     ensemble.links[0].lead_to(Target::Socket(other.socket()));
-    eventually(Duration::from_secs(15), "the first instance acts on the other primary", async || {
-        ensemble.says(0, false).await?;
-        let beats: Vec<String> = other.ask(&["HKEYS", "cb:late:instances"]).await;
-        holds(beats.contains(&"i1".to_owned()), format!("{beats:?}"))
-    })
+    eventually(
+        Duration::from_secs(15),
+        "the first instance acts on the other primary",
+        async || {
+            ensemble.says(0, false).await?;
+            let beats: Vec<String> = other.ask(&["HKEYS", "cb:late:instances"]).await;
+            holds(beats.contains(&"i1".to_owned()), format!("{beats:?}"))
+        },
+    )
     .await;
     ensemble.trip(Ensemble::LATE, 0).await;
     let (one, two) = (&ensemble.instances[0], &ensemble.instances[1]);
     assert_eq!(one.breaker_of(Ensemble::LATE).await["state"], "open");
-    assert_eq!(two.breaker_of(Ensemble::LATE).await["state"], "closed", "it hears the other primary");
+    assert_eq!(
+        two.breaker_of(Ensemble::LATE).await["state"],
+        "closed",
+        "it hears the other primary"
+    );
 
     ensemble.links[0].lead_to(Target::Socket(ensemble.redis.socket()));
     drop(other);
@@ -243,7 +267,10 @@ fn certificates(folder: &Path) {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("good names");
         params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let key = KeyPair::generate().expect("a key");
-        write(&format!("{name}.crt"), &params.signed_by(&key, &issuer).expect("a certificate").pem());
+        write(
+            &format!("{name}.crt"),
+            &params.signed_by(&key, &issuer).expect("a certificate").pem(),
+        );
         write(&format!("{name}.key"), &key.serialize_pem());
     }
 }
@@ -295,7 +322,9 @@ async fn a_certificate_that_expired_is_an_outage_and_says_so() {
         &ensemble.dashboard.process,
     ] {
         let line = process
-            .logged("why", |line| line.to_lowercase().contains("expired").then(|| line.to_owned()))
+            .logged("why", |line| {
+                line.to_lowercase().contains("expired").then(|| line.to_owned())
+            })
             .await;
         println!("{line}");
     }

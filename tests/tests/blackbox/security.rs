@@ -7,7 +7,12 @@ use tests::{
 };
 
 /// Looked for everywhere; the first is Redis' password, the second the dashboard's token, the third a caller's.
-const SECRETS: [&str; 4] = ["p4ssw0rd-of-redis", "t0ken-of-the-dashboard", "b3arer-of-a-caller", "wr0ng-password"];
+const SECRETS: [&str; 4] = [
+    "p4ssw0rd-of-redis",
+    "t0ken-of-the-dashboard",
+    "b3arer-of-a-caller",
+    "wr0ng-password",
+];
 
 /// Neither log nor command line holds a secret; those on the command line were put there by the test itself.
 fn silent(process: &Process, name: &str) {
@@ -76,35 +81,64 @@ async fn no_secret_is_in_logs_metrics_pages_or_command_lines() {
     let blind = Dashboard::start(path, &redis.url(), &with_wrong).await;
 
     for (instance, up) in instances.iter().zip([true, false, true, true, false, false]) {
-        eventually(PATIENCE, &format!("{} has made up its mind", instance.name), async || {
-            let known = get(&format!("{}/breakers", instance.admin)).await.json();
-            let degraded = known["items"][0]["degraded"] == true;
-            holds(known["storeUp"] == up && degraded != up, &known)
-        })
+        eventually(
+            PATIENCE,
+            &format!("{} has made up its mind", instance.name),
+            async || {
+                let known = get(&format!("{}/breakers", instance.admin)).await.json();
+                let degraded = known["items"][0]["degraded"] == true;
+                holds(known["storeUp"] == up && degraded != up, &known)
+            },
+        )
         .await;
         let body = format!("password={}", SECRETS[2]);
-        send(Method::POST, &format!("{}/login?token={}", instance.url, SECRETS[2]), &body)
-            .await
-            .expect("an answer");
+        send(
+            Method::POST,
+            &format!("{}/login?token={}", instance.url, SECRETS[2]),
+            &body,
+        )
+        .await
+        .expect("an answer");
         harmless(&instance.admin, &["/metrics", "/breakers", "/readyz", "/nowhere"]).await;
         silent(&instance.process, &instance.name);
     }
     for name in ["wrong", "nowhere", "sentinels"] {
-        let instance = instances.iter().find(|instance| instance.name == name).expect("it was started");
+        let instance = instances
+            .iter()
+            .find(|instance| instance.name == name)
+            .expect("it was started");
         let said = instance
             .process
-            .logged("why", |line| line.contains("cannot be reached").then(|| line.to_owned()))
+            .logged("why", |line| {
+                line.contains("cannot be reached").then(|| line.to_owned())
+            })
             .await;
         println!("{said}");
-        let place = if name == "wrong" { "redis+unix://" } else { "127.0.0.1:1" };
+        let place = if name == "wrong" {
+            "redis+unix://"
+        } else {
+            "127.0.0.1:1"
+        };
         assert!(said.contains(place) && said.contains("wanted a Redis"), "{said}");
     }
     // Somebody tries a token, and somebody has one.
     for token in [SECRETS[3], SECRETS[1]] {
-        let _ = send(Method::POST, &format!("{}/login", dashboard.url), &format!("token={token}")).await;
+        let _ = send(
+            Method::POST,
+            &format!("{}/login", dashboard.url),
+            &format!("token={token}"),
+        )
+        .await;
     }
     for dashboard in [&dashboard, &open, &blind] {
-        let pages = ["/", "/breakers/unreliable_service", "/history", "/login", "/metrics", "/api/v1/breakers"];
+        let pages = [
+            "/",
+            "/breakers/unreliable_service",
+            "/history",
+            "/login",
+            "/metrics",
+            "/api/v1/breakers",
+        ];
         harmless(&dashboard.url, &pages).await;
         silent(&dashboard.process, "dashboard");
     }
@@ -119,8 +153,14 @@ async fn no_secret_is_in_logs_metrics_pages_or_command_lines() {
     }
     let mistaken = format!("redis+cluster://default:{}@host:port", SECRETS[0]);
     for (program, args) in [
-        ("tiebar-operator", vec!["explain", "unreliable_service", "--redis", &mistaken]),
-        ("tiebar-operator", [&["explain", "unreliable_service"][..], &with_wrong[..]].concat()),
+        (
+            "tiebar-operator",
+            vec!["explain", "unreliable_service", "--redis", &mistaken],
+        ),
+        (
+            "tiebar-operator",
+            [&["explain", "unreliable_service"][..], &with_wrong[..]].concat(),
+        ),
         ("tiebar-local", vec!["--redis", &mistaken]),
         ("tiebar-ui", vec!["--redis", &mistaken]),
     ] {
@@ -162,9 +202,22 @@ async fn no_id_reaches_a_key_that_is_not_its_own() {
     for (number, id) in BAD_IDS.iter().enumerate() {
         let args = ["--service", id, "--upstream", &upstream.url, "--listen", "127.0.0.1:0"];
         let ended = run(&binary("tiebar-instance"), path, &args).await;
-        assert!(ended.code != Some(0) && ended.stderr.contains("is not a service id"), "{id:?}: {}", ended.stderr);
-        let ended = run(&binary("tiebar-operator"), path, &["explain", id, "--redis", &redis.url()]).await;
-        assert!(ended.code != Some(0) && ended.stderr.contains("is not a service id"), "{id:?}: {}", ended.stderr);
+        assert!(
+            ended.code != Some(0) && ended.stderr.contains("is not a service id"),
+            "{id:?}: {}",
+            ended.stderr
+        );
+        let ended = run(
+            &binary("tiebar-operator"),
+            path,
+            &["explain", id, "--redis", &redis.url()],
+        )
+        .await;
+        assert!(
+            ended.code != Some(0) && ended.stderr.contains("is not a service id"),
+            "{id:?}: {}",
+            ended.stderr
+        );
         let quoted = serde_json::to_string(id).expect("a text");
         let text = format!(
             "apiVersion: tiebar.dev/v1alpha1\nkind: CircuitBreaker\nmetadata: {{name: bad-{number}}}\nspec: {{serviceName: {quoted}}}\n"
@@ -214,7 +267,11 @@ async fn no_id_reaches_a_key_that_is_not_its_own() {
         .flatten()
         .filter_map(|item| item["id"].as_str())
         .collect();
-    assert_eq!(ids, ["good", "unreliable_service"], "nonsense in the index is no breaker");
+    assert_eq!(
+        ids,
+        ["good", "unreliable_service"],
+        "nonsense in the index is no breaker"
+    );
     let keys: Vec<String> = redis.ask(&["KEYS", "*"]).await;
     let own = |key: &String| {
         let suffix = key

@@ -28,7 +28,10 @@ async fn busiest_second(redis: &RedisServer, before: (u64, u64)) -> (u64, u64) {
         let (calls, all) = count(redis).await;
         let now = Instant::now();
         samples.push_back((now, calls, all));
-        while samples.front().is_some_and(|(at, ..)| now.duration_since(*at) > Duration::from_secs(1)) {
+        while samples
+            .front()
+            .is_some_and(|(at, ..)| now.duration_since(*at) > Duration::from_secs(1))
+        {
             samples.pop_front();
         }
         if let Some((_, calls_before, all_before)) = samples.front() {
@@ -93,7 +96,9 @@ async fn a_hundred_instances_return_without_a_stampede() {
             redis.thaw();
         }
         let (calls, commands) = busiest_second(&redis, before).await;
-        println!("{what}: {FLEET} instances, at most {calls} calls of the function and {commands} commands in a second");
+        println!(
+            "{what}: {FLEET} instances, at most {calls} calls of the function and {commands} commands in a second"
+        );
         all("open", false, Duration::from_secs(15)).await;
         assert!(calls <= PACE, "{what}: {calls} calls in a second");
     }
