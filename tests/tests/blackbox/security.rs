@@ -151,6 +151,7 @@ async fn no_secret_is_in_logs_metrics_pages_or_command_lines() {
         harmless(&operator.url, &["/breakers", "/livez", "/readyz"]).await;
         silent(&operator.process, "operator");
     }
+    let address = redis.url();
     let mistaken = format!("redis+cluster://default:{}@host:port", SECRETS[0]);
     for (program, args) in [
         (
@@ -159,7 +160,7 @@ async fn no_secret_is_in_logs_metrics_pages_or_command_lines() {
         ),
         (
             "tiebar-operator",
-            [&["explain", "unreliable_service"][..], &with_wrong[..]].concat(),
+            [&["explain", "unreliable_service", "--redis", &address][..], &with_wrong[..]].concat(),
         ),
         ("tiebar-local", vec!["--redis", &mistaken]),
         ("tiebar-ui", vec!["--redis", &mistaken]),
