@@ -160,7 +160,11 @@ async fn no_secret_is_in_logs_metrics_pages_or_command_lines() {
         ),
         (
             "tiebar-operator",
-            [&["explain", "unreliable_service", "--redis", &address][..], &with_wrong[..]].concat(),
+            [
+                &["explain", "unreliable_service", "--redis", &address][..],
+                &with_wrong[..],
+            ]
+            .concat(),
         ),
         ("tiebar-local", vec!["--redis", &mistaken]),
         ("tiebar-ui", vec!["--redis", &mistaken]),
