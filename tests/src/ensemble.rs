@@ -303,8 +303,21 @@ pub struct Seen {
     pub calls: u64,
     /// The slowest.
     pub slowest: Duration,
+    /// How long each took.
+    pub took: Vec<Duration>,
     /// Those that went otherwise than they must.
     pub wrong: Vec<String>,
+}
+
+impl Seen {
+    /// The time within which so many of a hundred calls were answered.
+    #[must_use]
+    pub fn percentile(&self, percent: usize) -> Duration {
+        let mut took = self.took.clone();
+        took.sort();
+        let place = (took.len() * percent / 100).min(took.len().saturating_sub(1));
+        took.get(place).copied().unwrap_or_default()
+    }
 }
 
 impl Traffic {
@@ -343,6 +356,7 @@ impl Traffic {
             let seen = task.await.expect("every call is answered");
             all.calls += seen.calls;
             all.slowest = all.slowest.max(seen.slowest);
+            all.took.extend(seen.took);
             all.wrong.extend(seen.wrong);
         }
         all
@@ -362,6 +376,7 @@ async fn stream_of_calls(running: Arc<AtomicBool>, url: String, status: u16) -> 
                     seen.wrong.push(format!("{url}: {} {}", answer.status, answer.body));
                 }
                 seen.slowest = seen.slowest.max(answer.took);
+                seen.took.push(answer.took);
             }
             Err(error) => seen.wrong.push(error),
         }

