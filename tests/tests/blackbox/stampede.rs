@@ -62,13 +62,18 @@ async fn a_hundred_instances_return_without_a_stampede() {
         eventually(bound, &what, async || {
             let others = fleet.iter().filter(|(_, guard)| {
                 let status = guard.status();
-                status.state.as_str() != state || status.degraded != degraded || (!degraded && status.generation == 0)
+                status.state.as_str() != state || status.degraded != degraded
             });
             let others = others.count();
             holds(others == 0, others)
         })
         .await;
     };
+    eventually(Duration::from_secs(30), "somebody has seeded a state", async || {
+        let state = redis.get("cb:shop/inventory:state").await;
+        holds(state.as_deref() == Some("closed"), format!("{state:?}"))
+    })
+    .await;
     all("closed", false, Duration::from_secs(30)).await;
     for _ in 0..20 {
         if let Ok(permit) = fleet[0].1.acquire().await {
