@@ -95,7 +95,9 @@ pub(super) struct Recorder {
     ask_at: Instant,
     next_routine: Instant,
     last_reply: Instant,
+    /// When the first question was asked that has no answer.
     failing_since: Option<Instant>,
+    asked_at: Instant,
     /// It has answered at least once.
     reached: bool,
     backoff: Duration,
@@ -152,6 +154,7 @@ impl Recorder {
             next_routine: now,
             last_reply: now,
             failing_since: None,
+            asked_at: now,
             reached: false,
             backoff: BACKOFF.0,
             headroom_until: now,
@@ -577,6 +580,7 @@ impl Recorder {
 
     /// One exchange, listening meanwhile.
     async fn speak(&mut self) {
+        self.asked_at = Instant::now();
         let request = self.request();
         let store = Arc::clone(&self.store);
         let id = self.inner.id.clone();
@@ -703,7 +707,7 @@ impl Recorder {
         tracing::debug!(breaker = %self.inner.id, %error, "no answer from the store");
         self.last_error = error.to_string();
         self.store_up.store(false, Ordering::Relaxed);
-        self.failing_since.get_or_insert(now);
+        self.failing_since.get_or_insert(self.asked_at);
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
         self.ask_at = now + self.jitter(self.backoff);
         if self.governor == Governor::Shared {

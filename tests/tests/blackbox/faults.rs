@@ -76,7 +76,15 @@ async fn shows(fault: Fault, ensemble: &Ensemble) {
         Reach::First => 1,
         Reach::All => ensemble.instances.len(),
     };
-    eventually(SHOWN, "who is cut off says so", async || {
+    eventually(SHOWN, "whoever is cut off shows that the store is down", async || {
+        for instance in &ensemble.instances[..instances] {
+            let up = instance.metrics().await.value("tiebar_store_up", &[]);
+            holds(up == Some(0.0), format!("{}: {up:?}", instance.name))?;
+        }
+        Ok::<(), String>(())
+    })
+    .await;
+    eventually(SHOWN, "whoever is cut off says that it goes on alone", async || {
         for instance in 0..instances {
             ensemble.says(instance, true).await?;
         }
