@@ -94,13 +94,17 @@ async fn shows(fault: Fault, ensemble: &Ensemble) {
     if fault.reach() == Reach::First {
         ensemble.says(1, false).await.expect("the others are not concerned");
     }
-    if fault.reach() == Reach::All && !fault.leaves_reading() {
+    if fault.reach() != Reach::All {
+        return;
+    }
+    let says = |line: &str| line.contains("the store does not answer").then_some(());
+    let operator = &ensemble.operator.process;
+    operator.logged("the operator says so", says).await;
+    if !fault.leaves_reading() {
         eventually(SHOWN, "the dashboard says that the store is gone", async || {
             dashboard_says(ensemble, false).await
         })
         .await;
-        let says = |line: &str| line.contains("the store does not answer").then_some(());
-        ensemble.operator.process.logged("the operator says so", says).await;
     }
 }
 
