@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench tools image charts e2e
+.PHONY: help run test check bench soak audit tools image charts e2e
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,12 @@ bench: tools ## the benchmarks, as ratios in one run
 	cargo bench --locked -p tiebar --bench peers
 	cargo bench --locked -p operator --bench cold
 	cargo bench --locked -p ui --bench viewers
+
+soak: tools ## mixed faults under load for SOAK_MINUTES (10); ends with a table of what adds up
+	cargo run --locked -p tests --example soak
+
+audit: ## known vulnerabilities in the dependencies; fetches the RustSec database
+	cargo deny check advisories
 
 image: ## the container image, as target/tiebar-image.tar
 	.ci/image

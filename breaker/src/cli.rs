@@ -299,19 +299,11 @@ impl StoreOptions {
             cert_file: self.redis_cert_file.clone(),
             key_file: self.redis_key_file.clone(),
         })
-        .map_err(|error| format!("--redis {:?}: {error}; wanted {WANTED}", without_password(url)))
-    }
-}
-
-/// A Redis address as it may be shown: a password in it is nobody's business.
-#[must_use]
-pub fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    // The last one: a password may hold an @ that nobody escaped.
-    match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://…@{host}"),
-        None => url.to_owned(),
+        .map_err(|error| {
+            format!(
+                "--redis {:?}: {error}; wanted {WANTED}",
+                crate::redis::without_password(url)
+            )
+        })
     }
 }

@@ -481,3 +481,47 @@ async fn shutting_down_sends_what_is_recorded_and_says_goodbye() {
     assert_eq!(fleet.store.snapshot(&id()).await.unwrap().unwrap().failing, 1_500);
     assert!(fleet.store.instances(&id()).await.unwrap().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_that_nobody_holds_is_swept_and_counts_on_when_made_again() {
+    let policy = Policy {
+        minimum_calls: 100_000,
+        ..Policy::default()
+    };
+    let mut fleet = fleet(1, policy).await;
+    fleet.until("a heartbeat", || true).await;
+    let breakers = fleet.breakers[0].clone();
+    let sweep = || {
+        let breakers = breakers.clone();
+        during(async move { breakers.sweep(Duration::from_secs(5)).await })
+    };
+    for _ in 0..3 {
+        fail(&fleet.guards[0]).await.unwrap();
+    }
+    sweep().await;
+    assert_eq!(breakers.guards().len(), 1, "somebody holds it");
+
+    let permit = fleet.guards[0].acquire().await.unwrap();
+    fleet.guards.clear();
+    sweep().await;
+    assert_eq!(breakers.guards().len(), 1, "a call is running");
+    permit.record(Verdict::Failure(Cause::Http(503)));
+    sweep().await;
+    assert_eq!(breakers.guards().len(), 0);
+    assert_eq!(
+        fleet.store.snapshot(&id()).await.unwrap().unwrap().failing,
+        4,
+        "nothing is lost"
+    );
+    assert!(fleet.store.instances(&id()).await.unwrap().is_empty(), "it took leave");
+
+    let guard = breakers.guard(&id(), None);
+    pass(1_500).await;
+    fail(&guard).await.unwrap();
+    pass(1_500).await;
+    assert_eq!(
+        fleet.store.snapshot(&id()).await.unwrap().unwrap().failing,
+        5,
+        "its batches are not taken for those of before"
+    );
+}

@@ -1,6 +1,7 @@
 //! What happens on one connection, for its timeouts and for the limit on calls in flight.
 
 use crate::server::Shared;
+use futures_util::FutureExt as _;
 use http::HeaderValue;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
@@ -8,8 +9,9 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// One connection's counters. Relaxed throughout: the connection's own task reads them, the rest is statistics.
@@ -21,6 +23,8 @@ pub(crate) struct Activity {
     ended: AtomicU64,
     reads: AtomicU64,
     reads_at_end: AtomicU64,
+    unread: AtomicUsize,
+    doubted: AtomicBool,
 }
 
 /// What a connection is doing.
@@ -45,7 +49,20 @@ impl Activity {
             ended: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             reads_at_end: AtomicU64::new(0),
+            unread: AtomicUsize::new(0),
+            doubted: AtomicBool::new(false),
         })
+    }
+
+    /// Whether a request's body is not yet read to its end. While the upstream takes none of it, nobody reads, and the
+    /// caller's going is not seen by reading.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed) > 0
+    }
+
+    /// At its next turn the stream finds out whether the caller is still there.
+    pub(crate) fn doubt(&self) {
+        self.doubted.store(true, Ordering::Relaxed);
     }
 
     /// The mode, and how many calls have ended so far.
@@ -59,6 +76,28 @@ impl Activity {
             Mode::Idle
         };
         (mode, ended)
+    }
+}
+
+/// A body that is not yet read to its end, while it lives.
+pub(crate) struct Unread(Arc<Activity>);
+
+impl std::fmt::Debug for Unread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Unread")
+    }
+}
+
+impl Unread {
+    pub(crate) fn begin(activity: &Arc<Activity>) -> Self {
+        activity.unread.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.0.unread.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -97,6 +136,14 @@ pub(crate) struct Counted {
     pub(crate) activity: Arc<Activity>,
 }
 
+impl Counted {
+    /// The caller has sent its last byte, or is gone, even if not everything it sent is read.
+    fn has_ended(&self) -> bool {
+        let ready = self.stream.inner().ready(Interest::READABLE).now_or_never();
+        matches!(ready, Some(Ok(ready)) if ready.is_read_closed())
+    }
+}
+
 impl Read for Counted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -113,6 +160,10 @@ impl Write for Counted {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes at every turn, and an error here ends the connection with all its calls.
+        if self.activity.doubted.swap(false, Ordering::Relaxed) && self.has_ended() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -27,6 +27,8 @@ const STREAMS: u32 = 250;
 const WINDOWS: (u32, u32) = (256 * 1_024, 1_024 * 1_024);
 /// A caller over HTTP/2 that does not answer a ping for so long is gone.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+/// How often a caller is looked after whose upload nobody reads.
+const LOOK: Duration = Duration::from_millis(500);
 /// hyper's default, which costs no allocation.
 const STACK_HEADERS: usize = 100;
 
@@ -138,6 +140,8 @@ async fn speaks_http2(stream: &TcpStream, limits: &Limits) -> Option<bool> {
 /// What happens when the alarm has rung.
 enum Verdict {
     Stay,
+    /// Find out whether the caller is still there.
+    Doubt,
     EndGracefully,
     Cut,
 }
@@ -184,11 +188,22 @@ impl Patience {
                 }
             }
         }
+        let looks = !self.http2 && activity.has_unread();
+        if looks {
+            let due = Instant::now() + LOOK;
+            if due < self.alarm.deadline() {
+                self.alarm.as_mut().reset(due);
+            }
+        }
         while self.alarm.as_mut().is_elapsed() || self.alarm.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             let patience = match self.mode {
                 Mode::Header => limits.header_timeout,
                 Mode::Idle => limits.idle_timeout,
+                Mode::Busy if looks => {
+                    self.alarm.as_mut().reset(now + LOOK);
+                    return Verdict::Doubt;
+                }
                 Mode::Busy => {
                     self.alarm.as_mut().reset(now + limits.idle_timeout);
                     continue;
@@ -231,6 +246,7 @@ async fn keep(connection: impl Graceful, activity: &Activity, mut drain: Watcher
             let end = stage >= port.lasts_until() && !ending;
             match patience.check(cx, activity, limits) {
                 Verdict::Cut => return Poll::Ready(()),
+                Verdict::Doubt => activity.doubt(),
                 Verdict::Stay if !end => return Poll::Pending,
                 Verdict::Stay | Verdict::EndGracefully => {
                     ending = true;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often the files are looked at, and idle connections to upstreams swept.
+/// How often the files are looked at, and what nobody needs any more is swept: idle connections to upstreams, guards.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Routes, and the files they name.
@@ -91,6 +91,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, mut known: Sources) {
     loop {
         tokio::time::sleep(EVERY).await;
         shared.table().sweep();
+        shared.forget_unrouted().await;
         let fresh = Sources::read(&shared.settings).await;
         let outcome = match fresh {
             Ok(fresh) if fresh == known => {

@@ -15,7 +15,7 @@ use crate::target::{Context, Target};
 use crds::CircuitBreakerSpec;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
@@ -275,7 +275,16 @@ impl Shared {
         Ok(())
     }
 
-    /// The measurements of a breaker, which outlive its routes.
+    /// Ends the guards whose routes are gone and whose calls are over, and drops their measurements: a file that changes
+    /// for ever must not fill the memory.
+    pub(crate) async fn forget_unrouted(&self) {
+        self.breakers.sweep(FAREWELL).await;
+        let known: BTreeSet<ServiceId> = self.breakers.guards().iter().map(|guard| guard.id().clone()).collect();
+        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        meters.retain(|id, _| known.contains(id));
+    }
+
+    /// The measurements of a breaker, which outlive its routes by the last call.
     pub(crate) fn meter(&self, id: &ServiceId) -> Arc<Meter> {
         let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(meters.entry(id.clone()).or_default())

@@ -155,7 +155,7 @@ impl Target {
             self.guard.id().as_str(),
             &self.context.instance,
         );
-        let request = Upload::wrap(request);
+        let request = Upload::wrap(request, origin.activity);
         match &answers.fallback {
             Fallback::None => response,
             Fallback::Static {
@@ -235,7 +235,7 @@ impl Target {
         let presented = call.presented();
         let protocol = headers::upgrade(request.headers()).filter(|_| origin.version == Version::HTTP_11);
         let client_side = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
-        let mut request = Upload::wrap(request);
+        let mut request = Upload::wrap(request, origin.activity);
         let destination = self.destination(&request, origin, protocol.is_some(), answers);
         let result = match destination {
             None => Err(Trouble::Unspeakable),

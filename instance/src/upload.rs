@@ -1,6 +1,7 @@
 //! A request body on its way to the upstream, watched: waiting for the caller is not the upstream's slowness, and a
 //! body that breaks is not the upstream's failure.
 
+use crate::activity::{Activity, Unread};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http::{Request, Version};
@@ -68,11 +69,13 @@ pub(crate) struct Upload {
     lingers: bool,
     /// The caller sends only once asked.
     expects: bool,
+    /// Over HTTP/1, until the end is read. HTTP/2 reads its connection whether or not a body is wanted.
+    unread: Option<Unread>,
 }
 
 impl Upload {
     /// Wraps a request's body; one that is empty costs nothing.
-    pub(crate) fn wrap(request: Request<Incoming>) -> Request<Self> {
+    pub(crate) fn wrap(request: Request<Incoming>, activity: &Arc<Activity>) -> Request<Self> {
         let lingers = request.version() < Version::HTTP_2;
         let expects = request.headers().contains_key(http::header::EXPECT);
         request.map(|body| {
@@ -82,6 +85,7 @@ impl Upload {
                     progress: None,
                     lingers: false,
                     expects: false,
+                    unread: None,
                 };
             }
             Self {
@@ -92,6 +96,7 @@ impl Upload {
                 })),
                 lingers,
                 expects,
+                unread: lingers.then(|| Unread::begin(activity)),
             }
         })
     }
@@ -122,6 +127,7 @@ impl HttpBody for Upload {
         }
         if matches!(phase, Phase::Broken | Phase::Ended) {
             self.inner = None;
+            self.unread = None;
         }
         polled
     }

@@ -6,7 +6,7 @@ use operator::file_mode::FileMode;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tiebar::cli::{StoreOptions, without_password};
+use tiebar::cli::StoreOptions;
 use tiebar::guard::Presented;
 use tiebar::id::ServiceId;
 use tiebar::memory::MemoryStore;
@@ -147,9 +147,9 @@ impl Fleet {
             None => Backend::Memory(Arc::new(MemoryStore::new())),
         };
         let store = backend.open()?;
-        if let Backend::Redis { url, .. } = &backend {
+        if matches!(backend, Backend::Redis { .. }) {
             let there = store.now().await;
-            there.map_err(|error| anyhow::anyhow!("--redis {}: {error}", without_password(url)))?;
+            there.map_err(|error| anyhow::anyhow!("--redis: {error}"))?;
         }
         let id = ServiceId::parse(SERVICE)?;
         let offset = settings.port_offset;

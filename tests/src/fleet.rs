@@ -102,6 +102,7 @@ pub struct Instance {
     /// `http://HOST:PORT` of the admin port.
     pub admin: String,
     args: Vec<String>,
+    environment: Vec<(String, String)>,
     folder: PathBuf,
 }
 
@@ -127,20 +128,47 @@ impl Instance {
             "json",
         ];
         let args: Vec<String> = fixed.iter().chain(&free).chain(more).map(ToString::to_string).collect();
-        let (process, url, admin) = launch(folder, name, &args).await;
+        Self::launch(folder, name, args, Vec::new()).await
+    }
+
+    /// Starts one over a file of routes, in an environment.
+    pub async fn over(
+        folder: &Path,
+        name: &str,
+        routes: &Path,
+        more: &[&str],
+        environment: Vec<(String, String)>,
+    ) -> Self {
+        let routes = routes.to_str().expect("a temporary folder has a readable name");
+        let fixed = ["--routes", routes, "--instance-id", name];
+        let free = [
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--log-format",
+            "json",
+        ];
+        let args: Vec<String> = fixed.iter().chain(&free).chain(more).map(ToString::to_string).collect();
+        Self::launch(folder, name, args, environment).await
+    }
+
+    async fn launch(folder: &Path, name: &str, args: Vec<String>, environment: Vec<(String, String)>) -> Self {
+        let (process, url, admin) = launch(folder, name, &args, &environment).await;
         Self {
             process,
             name: name.to_owned(),
             url,
             admin,
             args,
+            environment,
             folder: folder.to_owned(),
         }
     }
 
     /// Starts it again under the same name, on other ports.
     pub async fn start_again(&mut self) {
-        (self.process, self.url, self.admin) = launch(&self.folder, &self.name, &self.args).await;
+        (self.process, self.url, self.admin) = launch(&self.folder, &self.name, &self.args, &self.environment).await;
     }
 
     /// One call through it.
@@ -154,15 +182,29 @@ impl Instance {
         answer.map_or(Value::Null, |answer| answer.json()["items"][0].clone())
     }
 
+    /// What it knows about one breaker of several; null while it does not answer, or has none.
+    pub async fn breaker_of(&self, id: &str) -> Value {
+        let answer = try_get(&format!("{}/breakers", self.admin)).await;
+        let all = answer.map_or(Value::Null, |answer| answer.json());
+        let items = all["items"].as_array().cloned().unwrap_or_default();
+        let item = items.into_iter().find(|item| item["id"] == id);
+        item.unwrap_or(Value::Null)
+    }
+
     /// Its metrics.
     pub async fn metrics(&self) -> Metrics {
         Metrics::new(get(&format!("{}/metrics", self.admin)).await.body)
     }
 }
 
-async fn launch(folder: &Path, name: &str, args: &[String]) -> (Process, String, String) {
+async fn launch(
+    folder: &Path,
+    name: &str,
+    args: &[String],
+    environment: &[(String, String)],
+) -> (Process, String, String) {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let process = Process::start(name, &binary("tiebar-instance"), folder, &args);
+    let process = Process::start_in(name, &binary("tiebar-instance"), folder, &args, environment);
     let url = format!("http://{}", process.listening(Some("traffic")).await);
     let admin = format!("http://{}", process.listening(Some("admin")).await);
     (process, url, admin)
@@ -182,6 +224,14 @@ pub struct Operator {
 impl Operator {
     /// Starts one over a folder.
     pub async fn start(folder: &Path, documents: &Path, store: &str) -> Self {
+        Self::start_with(folder, documents, store, &[]).await
+    }
+
+    /// Starts one with more arguments.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start_with(folder: &Path, documents: &Path, store: &str, more: &[&str]) -> Self {
         let path = documents.to_str().expect("a temporary folder has a readable name");
         let args = [
             "--breakers",
@@ -193,6 +243,7 @@ impl Operator {
             "--log-format",
             "json",
         ];
+        let args: Vec<&str> = args.iter().chain(more).copied().collect();
         let process = Process::start("operator", &binary("tiebar-operator"), folder, &args);
         let url = format!("http://{}", process.listening(None).await);
         Self {

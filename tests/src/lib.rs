@@ -5,6 +5,9 @@
 //! `tiebar-local` does and which hides whatever goes wrong between processes.
 
 mod binaries;
+mod ensemble;
+mod fault;
+mod fault_link;
 mod fleet;
 mod http_client;
 mod process;
@@ -13,6 +16,9 @@ mod terminal;
 mod wait;
 
 pub use binaries::binary;
+pub use ensemble::{Dashboard, Ensemble, Seen, Settings, Traffic};
+pub use fault::{Fault, Reach};
+pub use fault_link::{FaultLink, Target, Trouble};
 pub use fleet::{Fleet, FleetBuilder, Instance, Operator, Upstream, WALK_THROUGH, document};
 pub use http_client::{Answer, Metrics, get, send, try_get};
 pub use process::{Ended, Process, Signal, run};

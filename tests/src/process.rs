@@ -40,8 +40,24 @@ impl Process {
     /// When it cannot be started.
     #[must_use]
     pub fn start(name: &str, program: &Path, folder: &Path, args: &[&str]) -> Self {
+        Self::start_in(name, program, folder, args, &[])
+    }
+
+    /// Starts a program with these variables besides.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_in(
+        name: &str,
+        program: &Path,
+        folder: &Path,
+        args: &[&str],
+        environment: &[(String, String)],
+    ) -> Self {
         allow_many_files();
         let mut child = command(program, folder, args)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -87,6 +103,43 @@ impl Process {
                 .then(|| line["addr"].as_str().map(str::to_owned))?
         })
         .await
+    }
+
+    /// What the kernel shows to everybody: the arguments.
+    ///
+    /// # Panics
+    /// When there is no such process any more.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        let bytes = std::fs::read(self.proc("cmdline")).expect("the process is there");
+        String::from_utf8_lossy(&bytes).replace('\0', " ")
+    }
+
+    /// Bytes of memory it occupies.
+    ///
+    /// # Panics
+    /// When there is no such process any more.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let text = std::fs::read_to_string(self.proc("status")).expect("the process is there");
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kilobytes.expect("a process has memory") * 1_024
+    }
+
+    /// How many files and sockets it has open.
+    ///
+    /// # Panics
+    /// When there is no such process any more.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(self.proc("fd"))
+            .expect("the process is there")
+            .count()
+    }
+
+    fn proc(&self, file: &str) -> String {
+        format!("/proc/{}/{file}", self.pid.as_raw_nonzero())
     }
 
     /// Sends a signal.

@@ -5,6 +5,7 @@ use crate::wait::{PATIENCE, eventually};
 use redis::aio::MultiplexedConnection;
 use rustix::process::Signal;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 use tiebar::state::{Reason, State};
 
 /// A server without persistence: started again, it is empty.
@@ -12,6 +13,9 @@ use tiebar::state::{Reason, State};
 pub struct RedisServer {
     process: Process,
     folder: PathBuf,
+    args: Vec<String>,
+    environment: Vec<(String, String)>,
+    password: Option<String>,
 }
 
 impl RedisServer {
@@ -20,12 +24,73 @@ impl RedisServer {
     /// # Panics
     /// When it does not come up.
     pub async fn start(folder: &Path) -> Self {
+        Self::start_with(folder, &[], &[], None).await
+    }
+
+    /// Starts a server with more arguments, in an environment, behind a password.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start_with(
+        folder: &Path,
+        args: &[&str],
+        environment: &[(&str, &str)],
+        password: Option<&str>,
+    ) -> Self {
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment: Vec<(String, String)> = environment.iter().map(pair).collect();
+        let password = password.map(str::to_owned);
         let server = Self {
-            process: launch(folder),
+            process: launch(folder, &args, &environment, password.as_deref()),
             folder: folder.to_owned(),
+            args,
+            environment,
+            password,
         };
         server.up().await;
         server
+    }
+
+    /// The file it listens on.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        socket(&self.folder)
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Its password.
+    #[must_use]
+    pub fn password(&self) -> Option<&str> {
+        self.password.as_deref()
+    }
+
+    /// Exchanges the password and throws everybody out.
+    pub async fn change_password(&mut self, password: &str) {
+        self.ask::<()>(&["CONFIG", "SET", "requirepass", password]).await;
+        self.password = Some(password.to_owned());
+        self.throw_out().await;
+    }
+
+    /// Closes every connection but the one that asks.
+    pub async fn throw_out(&self) {
+        for kind in ["normal", "pubsub"] {
+            self.ask::<u64>(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"])
+                .await;
+        }
+    }
+
+    /// How often one command was carried out, by a client or inside the function.
+    pub async fn calls(&self, command: &str) -> u64 {
+        let text: String = self.ask(&["INFO", "commandstats"]).await;
+        let start = format!("cmdstat_{command}:calls=");
+        let line = text.lines().find_map(|line| line.strip_prefix(&start));
+        line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
     }
 
     /// Its address for `--redis`.
@@ -41,7 +106,7 @@ impl RedisServer {
 
     /// Starts it again after [`Self::kill`], empty.
     pub async fn start_again(&mut self) {
-        self.process = launch(&self.folder);
+        self.process = launch(&self.folder, &self.args, &self.environment, self.password.as_deref());
         self.up().await;
     }
 
@@ -60,7 +125,14 @@ impl RedisServer {
     /// # Panics
     /// When it does not answer.
     pub async fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
-        let mut connection = self.connect().await.expect("redis-server is up");
+        let start = Instant::now();
+        let mut connection = loop {
+            // On a machine with much to do a connection may take longer than the client waits.
+            match self.connect().await {
+                Ok(connection) => break connection,
+                Err(error) => assert!(start.elapsed() < PATIENCE, "redis-server is not up: {error}"),
+            }
+        };
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
         let answer = command.query_async(&mut connection).await;
@@ -90,7 +162,11 @@ impl RedisServer {
     }
 
     async fn connect(&self) -> redis::RedisResult<MultiplexedConnection> {
-        let socket = format!("unix://{}", socket(&self.folder).display());
+        let password = self
+            .password
+            .as_ref()
+            .map_or_else(String::new, |password| format!("?pass={password}"));
+        let socket = format!("unix://{}{password}", socket(&self.folder).display());
         redis::Client::open(socket)?.get_multiplexed_async_connection().await
     }
 
@@ -112,10 +188,10 @@ fn socket(folder: &Path) -> PathBuf {
     folder.join("redis.sock")
 }
 
-fn launch(folder: &Path) -> Process {
+fn launch(folder: &Path, more: &[String], environment: &[(String, String)], password: Option<&str>) -> Process {
     let socket = socket(folder);
     let socket = socket.to_str().expect("a temporary folder has a readable name");
-    let args = [
+    let mut args = vec![
         "--port",
         "0",
         "--save",
@@ -125,6 +201,10 @@ fn launch(folder: &Path) -> Process {
         "--unixsocket",
         socket,
     ];
+    if let Some(password) = password {
+        args.extend(["--requirepass", password, "--masterauth", password]);
+    }
+    args.extend(more.iter().map(String::as_str));
     // `make test` installs it.
-    Process::start("redis-server", Path::new("redis-server"), folder, &args)
+    Process::start_in("redis-server", Path::new("redis-server"), folder, &args, environment)
 }

@@ -19,7 +19,7 @@ use crate::store::{Beat, Store};
 use inner::{Inner, lock};
 use recorder::Recorder;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -76,9 +76,15 @@ impl std::fmt::Debug for Breakers {
     }
 }
 
+/// Who holds a guard that nobody uses: the map and its recorder.
+const HOLDERS: usize = 2;
+
 struct Shared {
     store: Arc<dyn Store>,
     settings: Settings,
+    /// The last number of a batch or wish. One for all guards: a guard that ended and is made again must not begin anew,
+    /// or the store would take its batches for old ones.
+    numbers: Arc<AtomicU64>,
     guards: Mutex<HashMap<ServiceId, (Guard, JoinHandle<()>)>>,
     store_up: Arc<AtomicBool>,
     attempted: watch::Sender<bool>,
@@ -109,6 +115,7 @@ impl Breakers {
         let shared = Arc::new(Shared {
             store,
             settings,
+            numbers: Arc::default(),
             guards: Mutex::default(),
             store_up: Arc::new(AtomicBool::new(false)),
             attempted: watch::channel(false).0,
@@ -141,6 +148,7 @@ impl Breakers {
             inner,
             Arc::clone(&self.shared.store),
             self.shared.settings.clone(),
+            Arc::clone(&self.shared.numbers),
             waiters,
             Arc::clone(&self.shared.store_up),
             self.shared.attempted.clone(),
@@ -180,8 +188,26 @@ impl Breakers {
 
     /// Sends what is recorded, for at most `patience`, and says goodbye. The guards admit nothing sensible afterwards.
     pub async fn shutdown(&self, patience: Duration) {
+        let guards = lock(&self.shared.guards).drain().map(|(_, entry)| entry).collect();
+        self.close(guards, patience).await;
+    }
+
+    /// Ends, as [`Self::shutdown`] does, the guards that nobody holds: no clone, no permit. For processes whose
+    /// dependencies come and go; whoever asks [`Self::guard`] anew for each call would lose them in between.
+    pub async fn sweep(&self, patience: Duration) {
+        let unused: Vec<_> = {
+            // Under the lock nobody gets a clone from here, and nobody else has one to clone.
+            let mut guards = lock(&self.shared.guards);
+            let unused = guards.extract_if(|_, (guard, _)| Arc::strong_count(&guard.inner) <= HOLDERS);
+            unused.map(|(_, entry)| entry).collect()
+        };
+        if !unused.is_empty() {
+            self.close(unused, patience).await;
+        }
+    }
+
+    async fn close(&self, guards: Vec<(Guard, JoinHandle<()>)>, patience: Duration) {
         let deadline = tokio::time::Instant::now() + patience;
-        let guards: Vec<(Guard, JoinHandle<()>)> = lock(&self.shared.guards).drain().map(|(_, entry)| entry).collect();
         for (guard, _) in &guards {
             guard.inner.closing.store(true, Ordering::Release);
             guard.inner.wake.notify_one();

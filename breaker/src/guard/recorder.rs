@@ -15,7 +15,7 @@ use crate::store::{
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -89,13 +89,17 @@ pub(super) struct Recorder {
     heard: Option<Heard>,
     pending: VecDeque<Done>,
     unanswered: Option<Unanswered>,
-    batch_number: u64,
+    /// The last number of a batch or wish, in this process. Below 2^53, the script's exact integers.
+    numbers: Arc<AtomicU64>,
     wish: Option<Acquire>,
-    next_token: u64,
     ask_at: Instant,
     next_routine: Instant,
     last_reply: Instant,
+    /// When the first question was asked that has no answer.
     failing_since: Option<Instant>,
+    asked_at: Instant,
+    /// It has answered at least once.
+    reached: bool,
     backoff: Duration,
     headroom_until: Instant,
     gauge_sent: u64,
@@ -115,6 +119,7 @@ impl Recorder {
         inner: Arc<Inner>,
         store: Arc<dyn Store>,
         settings: Settings,
+        numbers: Arc<AtomicU64>,
         waiters_in: mpsc::Receiver<oneshot::Sender<Answer>>,
         store_up: Arc<AtomicBool>,
         attempted: watch::Sender<bool>,
@@ -143,14 +148,14 @@ impl Recorder {
             heard: None,
             pending: VecDeque::new(),
             unanswered: None,
-            batch_number: 0,
+            numbers,
             wish: None,
-            // Tokens must stay below 2^53, the script's exact integers.
-            next_token: 1,
             ask_at: now,
             next_routine: now,
             last_reply: now,
             failing_since: None,
+            asked_at: now,
+            reached: false,
             backoff: BACKOFF.0,
             headroom_until: now,
             gauge_sent: 0,
@@ -314,7 +319,12 @@ impl Recorder {
             .policy()
             .map_or_else(StoreFailurePolicy::default, |policy| policy.store_failure);
         let error = std::mem::take(&mut self.last_error);
-        tracing::warn!(breaker = %self.inner.id, ?policy, error, "the store is gone; going on without it");
+        if self.reached {
+            tracing::warn!(breaker = %self.inner.id, ?policy, error, "the store is gone; going on without it");
+        } else {
+            tracing::warn!(breaker = %self.inner.id, ?policy, error,
+                "the store cannot be reached; going on without it; wanted a Redis or Valkey that answers there");
+        }
         self.governor = Governor::Fallback;
         if let Some(config) = self.local_config() {
             let memory = self.heard.as_ref().map(|heard| heard.memory(now));
@@ -570,6 +580,7 @@ impl Recorder {
 
     /// One exchange, listening meanwhile.
     async fn speak(&mut self) {
+        self.asked_at = Instant::now();
         let request = self.request();
         let store = Arc::clone(&self.store);
         let id = self.inner.id.clone();
@@ -612,8 +623,7 @@ impl Recorder {
         self.fill_batch(now);
         if self.governor == Governor::Shared && !self.waiters.is_empty() {
             // A wish that got no answer keeps its token: the leases it may have got are still its own.
-            let token = self.wish.map_or(self.next_token, |wish| wish.token);
-            self.next_token = self.next_token.max(token + 1);
+            let token = self.wish.map_or_else(|| self.next_number(), |wish| wish.token);
             self.wish = Some(Acquire {
                 token,
                 want: self.waiters.len() as u64,
@@ -634,6 +644,10 @@ impl Recorder {
             isolated: matches!(self.governor, Governor::Isolated(_)),
             acquire: self.wish,
         }
+    }
+
+    fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Makes the next batch of what is pending, unless one is still unanswered.
@@ -674,8 +688,7 @@ impl Recorder {
         if batch.outcomes.is_empty() && batch.probes.is_empty() && rejected == 0 {
             return;
         }
-        self.batch_number += 1;
-        batch.number = self.batch_number;
+        batch.number = self.next_number();
         batch.rejected = rejected;
         self.unanswered = Some(Unanswered {
             batch,
@@ -694,7 +707,7 @@ impl Recorder {
         tracing::debug!(breaker = %self.inner.id, %error, "no answer from the store");
         self.last_error = error.to_string();
         self.store_up.store(false, Ordering::Relaxed);
-        self.failing_since.get_or_insert(now);
+        self.failing_since.get_or_insert(self.asked_at);
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
         self.ask_at = now + self.jitter(self.backoff);
         if self.governor == Governor::Shared {
@@ -734,6 +747,7 @@ impl Recorder {
         }
         self.store_up.store(true, Ordering::Relaxed);
         self.failing_since = None;
+        self.reached = true;
         self.backoff = BACKOFF.0;
         self.learn_config(&reply);
         let pause = self.settings.resync.max(Duration::from_millis(reply.interval_ms));

@@ -99,6 +99,23 @@ impl Address {
     }
 }
 
+/// An address as it may be shown: a password in it, before an `@` or in the query, is nobody's business.
+#[must_use]
+pub fn without_password(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    // The last one: a password may hold an @, or a question mark, that nobody escaped.
+    let (access, rest) = match rest.rsplit_once('@') {
+        Some((_, rest)) => ("…@", rest),
+        None => ("", rest),
+    };
+    let (rest, query) = match rest.split_once('?') {
+        Some((rest, _)) => (rest, "?…"),
+        None => (rest, ""),
+    };
+    format!("{scheme}{separator}{access}{rest}{query}")
+}
+
 /// User and password, hosts, path.
 fn split(rest: &str) -> Result<(Option<&str>, &str, &str), String> {
     let (access, rest) = match rest.rsplit_once('@') {
@@ -167,6 +184,23 @@ mod tests {
             v6,
             Topology::Cluster(vec![("::1".to_owned(), 7_001), ("::2".to_owned(), 6_379)])
         );
+    }
+
+    #[test]
+    fn what_is_shown_holds_no_password() {
+        for (url, shown) in [
+            ("redis://h:1/2", "redis://h:1/2"),
+            ("redis://me:secret@h:1", "redis://…@h:1"),
+            ("redis://:se@cret?@h", "redis://…@h"),
+            (
+                "redis+unix:///run/r.sock?user=me&pass=secret",
+                "redis+unix:///run/r.sock?…",
+            ),
+            ("rediss+sentinel://me:secret@a,b/m", "rediss+sentinel://…@a,b/m"),
+            ("me:secret@h", "…@h"),
+        ] {
+            assert_eq!(without_password(url), shown);
+        }
     }
 
     #[test]

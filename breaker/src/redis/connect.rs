@@ -5,7 +5,7 @@
 //! neither Sentinel's new master nor a demoted one that still answers.
 
 use super::RedisSettings;
-use super::address::{Address, Place, Topology};
+use super::address::{Address, Place, Topology, without_password};
 use super::keys::{KeyStyle, Keys};
 use crate::store::{Announcement, StoreError, StoreResult};
 use futures_util::StreamExt as _;
@@ -177,9 +177,19 @@ impl Connector {
         let made = tokio::time::timeout(patience, slot.get_or_try_init(|| self.make(&slot))).await;
         match made {
             Ok(Ok(link)) => Ok((Arc::clone(&slot), link.clone())),
+            Ok(Err(StoreError::Unreachable(why))) => Err(StoreError::Unreachable(self.at(&why))),
+            Ok(Err(StoreError::Refused(why))) => Err(StoreError::Refused(self.at(&why))),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(StoreError::TimedOut(patience.as_millis() as u64)),
+            Err(_) => {
+                let why = format!("no connection within {} ms", patience.as_millis());
+                Err(StoreError::Unreachable(self.at(&why)))
+            }
         }
+    }
+
+    /// A failure to connect names the address: the most common mistake is a wrong one.
+    fn at(&self, why: &str) -> String {
+        format!("{}: {why}", without_password(&self.settings.url))
     }
 
     /// Gives a connection up, unless it was replaced already.

@@ -8,7 +8,7 @@ pub mod codec;
 mod connect;
 mod keys;
 
-pub use address::WANTED;
+pub use address::{WANTED, without_password};
 pub use keys::{KeyStyle, Keys, SUFFIXES};
 
 use crate::id::ServiceId;

@@ -112,3 +112,65 @@ async fn an_upload_that_breaks_off_is_no_evidence() {
     proxy.wait_outcomes([0, 0, 0, 0, 3, 0]).await;
     assert_eq!(get(proxy.traffic, "/").await.status, 200);
 }
+
+/// Reads nothing but the head, into a buffer as small as can be.
+async fn deaf() -> std::net::SocketAddr {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(16).unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    address
+}
+
+/// An upload that nobody takes: its stream, and how much of it went out.
+async fn upload(proxy: &Proxy, most: usize) -> (TcpStream, usize) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_send_buffer_size(8_192).unwrap();
+    let mut stream = socket.connect(proxy.traffic).await.unwrap();
+    let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    let part = [b'x'; 8_192];
+    let mut sent = 0;
+    while sent < most {
+        let write = stream.write(&part[..part.len().min(most - sent)]);
+        match tokio::time::timeout(Duration::from_millis(500), write).await {
+            Ok(written) => sent += written.unwrap(),
+            Err(_) => break,
+        }
+    }
+    (stream, sent)
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_behind_an_unread_upload_is_noticed_within_a_second() {
+    let proxy = Proxy::start(PATIENT, &format!("http://{}", deaf().await)).await;
+    let running = async || proxy.breaker().await.unwrap()["inFlight"].as_u64().unwrap();
+    let mut all = usize::MAX;
+    for ending in ["RST", "FIN", "FIN of one side"] {
+        // The second time not all that fits, so that the FIN gets through to the proxy's kernel behind unread bytes.
+        let (mut stream, sent) = upload(&proxy, all - all.min(48 * 1_024)).await;
+        eventually("the call", async || (running().await == 1).then_some(())).await;
+        let started = Instant::now();
+        match ending {
+            "RST" => {
+                all = sent;
+                stream.set_zero_linger().unwrap();
+                drop(stream);
+            }
+            "FIN" => drop(stream),
+            _ => stream.shutdown().await.unwrap(),
+        }
+        eventually("the call's end", async || (running().await == 0).then_some(())).await;
+        let took = started.elapsed();
+        println!("{ending} behind {sent} bytes: {took:?}");
+        assert!(took < Duration::from_secs(3), "{ending}: {took:?}");
+    }
+    assert_eq!(proxy.outcomes().await[..4], [0; 4], "no evidence");
+}

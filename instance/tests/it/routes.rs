@@ -90,3 +90,67 @@ async fn a_bare_id_takes_the_namespace() {
     .await;
     assert_eq!(get(proxy.traffic, "/").await.header("x-circuit-state"), "closed");
 }
+
+#[tokio::test]
+async fn a_guard_ends_with_its_last_route_and_its_last_call_and_can_come_back() {
+    let (release, released) = tokio::sync::watch::channel(false);
+    let upstream = stub(move |request| {
+        let mut released = released.clone();
+        async move {
+            if request.uri().path() == "/two/wait" {
+                let _ = released.wait_for(|released| *released).await;
+            }
+            text(200, "fine")
+        }
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("routes.yaml");
+    let one = format!("- {{service: {ID}, upstream: '{}', pathPrefix: /one}}\n", upstream.url);
+    let two = format!(
+        "- {{service: shop/two, upstream: '{}', pathPrefix: /two}}\n",
+        upstream.url
+    );
+    write(&file, &format!("{one}{two}"));
+    let path = file.clone();
+    let proxy = Proxy::start_with(PATIENT, "http://unused", move |settings| {
+        settings.routes.clear();
+        settings.routes_file = Some(path);
+    })
+    .await;
+    let ids = async || -> Vec<String> {
+        let all = proxy.admin("/breakers").await.json();
+        let items = all["items"].as_array().unwrap();
+        items
+            .iter()
+            .map(|item| item["id"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(ids().await, [ID, "shop/two"]);
+    let mut sender = crate::support::client::http1(proxy.traffic).await;
+    let running = tokio::spawn(async move {
+        let request = request("GET", "/two/wait").body(full("")).unwrap();
+        sender.send_request(request).await.unwrap().status().as_u16()
+    });
+    eventually("the call", async || (upstream.count() == 1).then_some(())).await;
+
+    write(&file, &one);
+    eventually("the route's end", async || {
+        (get(proxy.traffic, "/two").await.status == 404).then_some(())
+    })
+    .await;
+    tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+    assert_eq!(ids().await, [ID, "shop/two"], "a call is still running");
+    release.send(true).unwrap();
+    assert_eq!(crate::support::soon("the answer", running).await.unwrap(), 200);
+    eventually("the guard's end", async || (ids().await == [ID]).then_some(())).await;
+    let metrics = proxy.metrics().await;
+    assert!(!metrics.contains("shop/two"), "{metrics}");
+
+    write(&file, &format!("{one}{two}"));
+    eventually("the route again", async || {
+        (get(proxy.traffic, "/two").await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(ids().await, [ID, "shop/two"]);
+}

@@ -1,6 +1,7 @@
 //! Black-box tests: one binary, so that the programs are built once and linked once.
 
 mod counting;
+mod faults;
 mod flags;
 mod isolation;
 mod loadgen;
@@ -9,5 +10,7 @@ mod loss;
 mod operator_files;
 mod outage;
 mod probes;
+mod security;
+mod stampede;
 mod startup;
 mod trip;
