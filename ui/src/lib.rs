@@ -17,6 +17,7 @@ mod collector;
 mod detail;
 mod evidence;
 mod gauge;
+mod guesses;
 mod incidents;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
@@ -117,6 +118,7 @@ impl Dashboard {
             viewers: Arc::new(Semaphore::new(self.settings.max_viewers)),
             scenes: live::Scenes::default(),
             metrics: metrics::Metrics::default(),
+            guesses: guesses::Guesses::default(),
             ending: ending.clone(),
         });
         tracing::info!(addr = %address, "listening");
