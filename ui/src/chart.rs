@@ -270,7 +270,7 @@ pub(crate) fn lane(pieces: &[(u64, u64, &str)]) -> String {
     for (start, end, class) in pieces {
         let width = end.saturating_sub(*start).max(4);
         let x = (*start).min(1_000 - width.min(1_000));
-        let (y, height) = if *class == "half-open" { (4, 6) } else { (1, 12) };
+        let (y, height) = if class.ends_with("half-open") { (4, 6) } else { (1, 12) };
         let _ = write!(
             svg,
             r#"<path class="{class}" d="M{x} {y}h{width}v{height}h-{width}z"/>"#

@@ -3,6 +3,7 @@
 use crate::answers::answers;
 use crate::evidence::Evidence;
 use crate::model::{Breaker, Model};
+use crate::observed::Observed;
 use crate::settings_table::{Setting, settings};
 use crate::view::{Kind, Row};
 use crate::{chart, words};
@@ -89,15 +90,20 @@ pub(crate) struct Member {
 }
 
 impl Moment {
-    pub(crate) fn new(event: &Event, now: u64) -> Self {
-        let kind = state_kind(event.to);
+    /// `observed`: only a shadow machine made it.
+    pub(crate) fn new(event: &Event, observed: bool, now: u64) -> Self {
+        let (kind, to) = if observed {
+            shadow(event.to)
+        } else {
+            (state_kind(event.to), words::state(event.to))
+        };
         Self {
             iso: words::instant(event.at),
             clock: words::clock(event.at, now),
             at: event.at,
             ago: words::span(now.saturating_sub(event.at)),
             from: event.from.map_or("nothing", words::state),
-            to: words::state(event.to),
+            to,
             class: kind.class(),
             shape: chart::shape(kind),
             reason: words::reason(event.reason),
@@ -124,6 +130,17 @@ pub(crate) fn state_kind(state: tiebar::state::State) -> Kind {
     }
 }
 
+/// How a state that rejected nothing is drawn and called.
+fn shadow(state: tiebar::state::State) -> (Kind, &'static str) {
+    use tiebar::state::State;
+    match state {
+        State::Open => (Kind::ShadowOpen, "Would be open"),
+        State::HalfOpen => (Kind::ShadowOpen, "Would probe"),
+        State::Closed => (Kind::Shadow, "Would be closed"),
+        forced => (state_kind(forced), words::state(forced)),
+    }
+}
+
 impl Detail {
     pub(crate) fn new(breaker: &Breaker, model: &Model, key_prefix: Option<&str>, here: u64) -> Self {
         let now = model.store_time(here);
@@ -133,6 +150,8 @@ impl Detail {
         let all: u64 = causes.iter().map(|(_, count)| count).sum();
         let (calls, rejected) = (row.calls_text(), row.rejected_text());
         let notes = &breaker.stored.notes;
+        let mut observed = Observed::new(model);
+        let mut moment = |event: &Event| Moment::new(event, observed.next(&breaker.id, event), now);
         Self {
             answers: answers(breaker, &row, &policy, now),
             rates: chart::rates(&breaker.series, &policy),
@@ -144,7 +163,7 @@ impl Detail {
                 .map(|(kind, count)| (kind, count, (count * 100).checked_div(all).unwrap_or(0)))
                 .collect(),
             causes_of,
-            moments: breaker.events.iter().map(|event| Moment::new(event, now)).collect(),
+            moments: breaker.events.iter().map(&mut moment).collect(),
             instances: members(breaker, now),
             settings: settings(&policy, &breaker.stored),
             revision: breaker.revision(),

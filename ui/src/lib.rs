@@ -24,6 +24,7 @@ mod kubernetes;
 mod live;
 mod metrics;
 mod model;
+mod observed;
 mod operator;
 mod pages;
 mod problem;
