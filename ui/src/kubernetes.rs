@@ -165,7 +165,8 @@ impl Kubernetes {
             service.map_or_else(|| resource.name_any() == name, |service| service == name)
         };
         // Nearly always of the same name.
-        if let Some(resource) = patiently(api.get_opt(name)).await?.filter(serves) {
+        let holds = |resource: &CircuitBreaker| serves(resource) && !is_conflicted(resource);
+        if let Some(resource) = patiently(api.get_opt(name)).await?.filter(holds) {
             return Ok(resource);
         }
         let list = patiently(api.list(&ListParams::default())).await?;
@@ -208,6 +209,13 @@ impl Kubernetes {
         }
         Ok(())
     }
+}
+
+/// Another one holds the id.
+fn is_conflicted(resource: &CircuitBreaker) -> bool {
+    let conditions = resource.status.iter().flat_map(|status| &status.conditions);
+    let mut accepted = conditions.filter(|condition| condition.r#type == "Accepted");
+    accepted.any(|condition| condition.reason == "Conflicted")
 }
 
 /// The merge patch of an order.
