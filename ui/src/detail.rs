@@ -8,7 +8,11 @@ use crate::settings_table::{Setting, settings};
 use crate::view::{Kind, Row};
 use crate::{chart, words};
 use tiebar::policy::{Policy, Window};
+use tiebar::state::Reason;
 use tiebar::store::{Event, Snapshot};
+
+/// Of so many failures the store remembers the causes.
+const CAUSES_KEPT: u64 = 256;
 
 /// Everything the page shows.
 #[derive(Debug, Clone)]
@@ -60,13 +64,13 @@ pub(crate) struct Moment {
     pub(crate) clock: String,
     pub(crate) at: u64,
     pub(crate) ago: String,
-    pub(crate) from: &'static str,
     pub(crate) to: &'static str,
     pub(crate) class: &'static str,
     pub(crate) shape: &'static str,
     pub(crate) reason: &'static str,
     pub(crate) reason_name: &'static str,
-    pub(crate) by: String,
+    /// From which state, and by whose report.
+    pub(crate) story: String,
     pub(crate) evidence: String,
 }
 
@@ -102,17 +106,12 @@ impl Moment {
             clock: words::clock(event.at, now),
             at: event.at,
             ago: words::span(now.saturating_sub(event.at)),
-            from: event.from.map_or("nothing", words::state),
+            story: story(event),
             to,
             class: kind.class(),
             shape: chart::shape(kind),
             reason: words::reason(event.reason),
             reason_name: event.reason.as_str(),
-            by: if event.instance.is_empty() {
-                "the operator".to_owned()
-            } else {
-                event.instance.clone()
-            },
             evidence: Evidence::read(&event.snapshot).map_or_else(String::new, |evidence| evidence.words()),
         }
     }
@@ -128,6 +127,21 @@ pub(crate) fn state_kind(state: tiebar::state::State) -> Kind {
         State::ForcedOpen => Kind::ForcedOpen,
         State::ForcedClosed => Kind::ForcedClosed,
     }
+}
+
+/// `from closed, by checkout-1`. What is declared takes effect with whatever report comes next: naming that instance
+/// would read as if it had done it.
+fn story(event: &Event) -> String {
+    let declared = matches!(
+        event.reason,
+        Reason::Override | Reason::OverrideLapsed | Reason::Reset | Reason::ModeChanged
+    );
+    let from = event
+        .from
+        .map(|from| format!("from {}", words::state(from).to_lowercase()));
+    let by = (!declared && !event.instance.is_empty()).then(|| format!("by {}", event.instance));
+    let parts: Vec<String> = from.into_iter().chain(by).collect();
+    parts.join(", ")
 }
 
 /// How a state that rejected nothing is drawn and called.
@@ -189,6 +203,7 @@ fn ranked_causes(breaker: &Breaker, kind: Kind) -> (Vec<(String, u64)>, &'static
     match kind {
         Kind::HalfOpen if !snapshot.causes.is_empty() => (snapshot.causes.clone(), "of this round's probes"),
         Kind::Open | Kind::HalfOpen | Kind::ShadowOpen => (trip(), "of the trip"),
+        _ if snapshot.failing > CAUSES_KEPT => (snapshot.causes.clone(), "of the last 256 failures in the window"),
         _ if !snapshot.causes.is_empty() => (snapshot.causes.clone(), "in the window"),
         _ => (trip(), "of the last trip"),
     }

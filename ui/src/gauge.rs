@@ -31,6 +31,11 @@ pub(crate) enum Gauge {
 }
 
 impl Gauge {
+    /// There is nothing to compare.
+    pub(crate) fn is_absent(&self) -> bool {
+        *self == Self::Absent
+    }
+
     /// For sorting; what cannot be told is 0.
     pub(crate) fn rate_bp(self) -> u64 {
         match self {
