@@ -84,11 +84,10 @@ impl Gauge {
         match self {
             Self::Rate { bp, threshold_bp } => chart::meter(bp, Some(threshold_bp), "judged"),
             Self::Tripped { bp, threshold_bp } => chart::meter(bp, Some(threshold_bp), "past"),
-            Self::Quiet { threshold_bp } => chart::meter(0, Some(threshold_bp), "judged"),
             Self::TooFew { bp, threshold_bp, .. } => chart::meter(bp, Some(threshold_bp), "unjudged"),
             Self::Run { .. } => chart::meter(self.rate_bp(), None, "judged"),
             Self::Probes { back, bad, of, .. } if of > 0 => chart::probes(back, bad, of),
-            Self::Probes { .. } | Self::Absent => String::new(),
+            Self::Probes { .. } | Self::Quiet { .. } | Self::Absent => String::new(),
         }
     }
 }
