@@ -1,6 +1,6 @@
 //! From a wish to a deed: the page that asks again, and the form that acts. Each step checks the right anew.
 
-use crate::actions::{Actions, EXPIRIES, Order, Verb};
+use crate::actions::{Actions, EXPIRIES, Order, USUAL_EXPIRY, Verb};
 use crate::app::App;
 use crate::auth::Person;
 use crate::collector::here;
@@ -90,7 +90,11 @@ fn confirmation(
         effect: verb.effect(&detail),
         backend: app.actions.destination(),
         reason: wish.reason.chars().take(1_000).collect(),
-        expires: wish.expires.clone(),
+        expires: if wish.expires.is_empty() {
+            USUAL_EXPIRY.to_owned()
+        } else {
+            wish.expires.clone()
+        },
         expiries: EXPIRIES.map(with_end).to_vec(),
         problem,
     })

@@ -148,6 +148,16 @@ impl Auth {
         }
     }
 
+    /// Where somebody without a token gets one.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Self::Token(_) => "Whoever runs this dashboard gives tokens out (--auth-token-file).",
+            #[cfg(feature = "kubernetes")]
+            Self::Review(_) => "Any token this cluster knows, such as `kubectl create token NAME` prints.",
+            Self::None | Self::Proxy { .. } => "",
+        }
+    }
+
     /// Whether there is a page to sign in.
     pub(crate) fn has_login(&self) -> bool {
         !matches!(self, Self::None | Self::Proxy { .. })

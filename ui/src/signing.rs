@@ -20,6 +20,8 @@ use std::sync::Arc;
 struct LoginPage {
     page: Page,
     next: String,
+    /// Where a token comes from.
+    hint: &'static str,
     /// Why not.
     problem: Option<String>,
 }
@@ -40,6 +42,7 @@ fn login_page(app: &App, next: &str, status: StatusCode, problem: Option<String>
     let page = LoginPage {
         page: Page::new(app, &Model::default(), &Person::anonymous(), "", None, here()),
         next: local_path(next),
+        hint: app.auth.hint(),
         problem,
     };
     html(status, &page)
