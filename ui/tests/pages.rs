@@ -50,7 +50,7 @@ async fn the_list_shows_every_state_worst_first_and_filters_by_address() {
         "1 isolated",
         "1 alone",
         "1 outdated",
-        "<noscript><meta http-equiv=\"refresh\" content=\"5\"></noscript>",
+        "<noscript><meta http-equiv=\"refresh\" content=\"10\"></noscript>",
     ] {
         assert!(page.contains(told), "the list does not say {told}");
     }
