@@ -24,8 +24,8 @@ const ALL: Price = Price { each: 50, most: 50_000 };
 const MAX_SOURCES: usize = 4_096;
 /// Tokens looked up at once: so many guesses at most are heard beyond what may be owed.
 const AT_ONCE: usize = 8;
-/// Tried tokens remembered of one source.
-const MAX_TRIED: usize = 16;
+/// Tried tokens remembered of one source: more than people behind one ingress have old ones.
+const MAX_TRIED: usize = 1_024;
 
 /// What a guess costs, and how much may be owed; milliseconds.
 #[derive(Debug, Clone, Copy)]
