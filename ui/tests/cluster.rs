@@ -4,6 +4,8 @@
 
 #[path = "support/bench.rs"]
 mod bench;
+#[path = "support/mod.rs"]
+mod support;
 
 use bench::{Acting, Answer, Bench};
 use crds::testing::ApiServer;
@@ -240,6 +242,8 @@ async fn who_may_patch_acts_and_the_operator_makes_it_so() {
         .expect_ok("applied");
     let anna = town.anna();
     assert!(has_buttons(&town.shown("inventory", &anna).await), "anna may");
+    let mut fleet = support::Fleet::new(Arc::clone(&town.bench.store) as _);
+    fleet.calls("acts/inventory", "one", 1, 0, 0).await;
     let done = town
         .act(&anna, "inventory", "do=force_open&reason=CHG-9&expires=10m")
         .await;
@@ -380,6 +384,7 @@ async fn of_two_for_one_service_the_one_in_force_is_written_and_who_declares_it_
     .await;
     let anna = town.anna();
     town.shown("inventory", &anna).await;
+    // No call was ever made: it is forced all the same, and says so.
     let done = town
         .act(&anna, "inventory", "do=force_closed&reason=CHG-9&expires=10m")
         .await;
@@ -390,11 +395,14 @@ async fn of_two_for_one_service_the_one_in_force_is_written_and_who_declares_it_
         it["status"]["state"] == "ForcedClosed"
     })
     .await;
+    let headers = [("authorization", anna.as_str())];
+    let forced = |answer: &Answer| answer.body.contains("<span>Forced closed</span>") && answer.body.contains("CHG-9");
+    town.bench.until(&town.page("inventory"), &headers, forced).await;
     // Who then declares another override is told whose it would undo.
     let spec = "{serviceName: inventory, override: {state: ForcedOpen, reason: declared}}";
     let refused = town.apply("a-first", spec, &["--server-side", "--field-manager=delivery"]);
     assert!(
-        !refused.ok && refused.err.contains("conflict with \"tiebar-ui\""),
+        !refused.ok && refused.err.contains("conflicts with \"tiebar-ui\""),
         "{}{}",
         refused.out,
         refused.err
