@@ -158,6 +158,11 @@ fn next(row: &Row, snapshot: &Snapshot, policy: &Policy, now: u64) -> String {
                 words::clock(snapshot.open_until, now)
             )
         }
+        Kind::ShadowOpen if snapshot.open_until > now => format!(
+            "In {} it would probe; calls pass all the while.",
+            words::wait(snapshot.open_until - now)
+        ),
+        Kind::ShadowOpen => "The next calls count as its probes.".to_owned(),
         Kind::Open => format!(
             "It has waited long enough: the next calls become probes, up to {}.",
             policy.permitted_calls

@@ -4,7 +4,7 @@ use crate::series::{SLOT_MS, SLOTS, SPARK_SLOTS, Series, Slot};
 use crate::view::Kind;
 use crate::words;
 use std::fmt::Write as _;
-use tiebar::policy::Policy;
+use tiebar::policy::{Mode, Policy};
 use tiebar::state::State;
 
 /// The shape of a state: read without colour. Round lets calls through, the octagon stops them, the half disc lets a few
@@ -137,10 +137,11 @@ const NOTES_WIDTH: u64 = 70;
 /// Above and below a plot, for half of a letter.
 const MARGIN: u64 = 8;
 
-/// Bands of the states that were not closed.
-fn bands(slots: &[&Slot], height: u64) -> String {
+/// Bands of the states that were not closed, or would not have been.
+fn bands(slots: &[&Slot], observed: bool, height: u64) -> String {
     let left = CHART_WIDTH - slots.len() as u64 * STEP;
     let class = |state: Option<State>| match state {
+        Some(State::Open | State::HalfOpen) if observed => Some("shadow"),
         Some(State::Open | State::ForcedOpen) => Some("open"),
         Some(State::HalfOpen) => Some("half-open"),
         _ => None,
@@ -203,7 +204,11 @@ fn mark(y: u64, text: &str) -> String {
 /// Five minutes of rates against their thresholds.
 pub(crate) fn rates(series: &Series, policy: &Policy) -> String {
     let slots: Vec<&Slot> = series.last(SLOTS).collect();
-    let (mut axis, mut plot, mut notes) = (String::new(), bands(&slots, RATE_HEIGHT), String::new());
+    let (mut axis, mut plot, mut notes) = (
+        String::new(),
+        bands(&slots, policy.mode == Mode::Observe, RATE_HEIGHT),
+        String::new(),
+    );
     for (percent, y) in [(100, 0), (50, RATE_HEIGHT / 2), (0, RATE_HEIGHT)] {
         axis.push_str(&mark(y, &format!("{percent} %")));
         let _ = write!(plot, r#"<path class="grid" d="M0 {y}.5h{CHART_WIDTH}"/>"#);

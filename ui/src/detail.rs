@@ -212,7 +212,8 @@ fn ranked_causes(breaker: &Breaker, kind: Kind) -> (Vec<(String, u64)>, &'static
 fn rates_caption(kind: Kind, snapshot: Option<&Snapshot>, policy: &Policy) -> String {
     let window = words::window(policy);
     match kind {
-        Kind::Open | Kind::ShadowOpen => return "While it is open nothing is counted".to_owned(),
+        Kind::Open => return "While it is open nothing is counted".to_owned(),
+        Kind::ShadowOpen => return "While it would be open nothing is counted".to_owned(),
         Kind::HalfOpen => return "While it is half-open only probes count".to_owned(),
         Kind::ForcedOpen | Kind::ForcedClosed => return "While it is forced no rate decides anything".to_owned(),
         Kind::Disabled => return "While it is disabled nothing is counted".to_owned(),
