@@ -170,6 +170,7 @@ async fn change(store: &RedisStore, notes: &Notes, measured: Duration) {
 
 /// The middle and the worst of a hundred.
 fn p50_p99(mut times: Vec<Duration>) -> (Duration, Duration) {
+    assert!(!times.is_empty(), "nothing was measured");
     times.sort_unstable();
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
     (at(0.5), at(0.99))
