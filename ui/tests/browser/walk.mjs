@@ -197,9 +197,12 @@ try {
 
   // Small, and quiet for those who want no motion.
   const phone = await open(browser, { viewport: { width: 360, height: 740 }, isMobile: true, reducedMotion: "reduce" }, "/");
-  const wide = await phone.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-  assert.ok(wide <= 0, `a phone scrolls sideways by ${wide} px`);
   await accessible(phone, "a phone");
+  for (const path of ["/", `/breakers/${ID}`, "/history", `/act?id=${ID}&do=force_open`]) {
+    await phone.goto(url + path);
+    const wide = await phone.evaluate(() => document.documentElement.scrollWidth - 360);
+    assert.ok(wide <= 0, `a phone scrolls ${path} sideways by ${wide} px`);
+  }
   assert.deepEqual(complaints, [], "the console stays empty");
   console.log("ok  the console stayed empty");
 } finally {
