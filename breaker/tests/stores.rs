@@ -218,6 +218,7 @@ on_every_store!(
     the_channel_tells_of_transitions_and_revisions,
     instances_are_known_until_they_say_goodbye,
     the_snapshot_says_what_is,
+    a_survey_says_of_each_what_questions_one_by_one_say,
     a_window_of_time_forgets,
     a_window_of_calls_holds_so_many,
     a_full_breaker_refuses_further_instances,
@@ -546,6 +547,62 @@ async fn the_snapshot_says_what_is(bench: &Bench) {
     assert_eq!((snapshot.previous, snapshot.now), (Some(State::Closed), START + 1_000));
     assert!(snapshot.last_trip.contains("\"failures\":3"), "{}", snapshot.last_trip);
     assert_eq!(bench.store.ids().await.unwrap(), std::slice::from_ref(&bench.id));
+}
+
+/// More than one pipeline holds and more than a thousand, one buried, one never heard of, asked for in no order.
+async fn a_survey_says_of_each_what_questions_one_by_one_say(bench: &Bench) {
+    const MANY: usize = 1_050;
+    let store = &bench.store;
+    let open = bench.opened().await;
+    let beat = |name: &str| Beat {
+        instance: name.to_owned(),
+        boot: "b".to_owned(),
+        state: "open".to_owned(),
+        generation: open,
+        ..Beat::default()
+    };
+    let beats = [(bench.id.clone(), beat("i0")), (bench.id.clone(), beat("i1"))];
+    store.beat(&beats).await.unwrap();
+    let mut ids: Vec<ServiceId> = (0..MANY)
+        .map(|n| ServiceId::parse(&format!("fleet/service-{n}")).unwrap())
+        .collect();
+    for (n, id) in ids.iter().enumerate() {
+        let programme = Programme {
+            leader: leader("cluster-a"),
+            spec: format!("{{\"serviceName\":\"service-{n}\"}}"),
+            policy: three_in_a_row(),
+            forced: None,
+        };
+        store.configure(id, &programme).await.unwrap();
+    }
+    let buried = ids[MANY / 2].clone();
+    store.tombstone(&buried, &leader("cluster-a")).await.unwrap();
+    ids.reverse();
+    ids.insert(7, bench.id.clone());
+    ids.insert(MANY - 7, ServiceId::parse("fleet/never-heard-of").unwrap());
+
+    let surveys = store.survey(&ids).await.unwrap();
+    assert_eq!(surveys.len(), ids.len());
+    let mut programmed = 0;
+    for (id, survey) in ids.iter().zip(surveys) {
+        let survey = survey.unwrap();
+        assert_eq!(survey.config, store.config(id).await.unwrap(), "{id}");
+        assert_eq!(survey.snapshot, store.snapshot(id).await.unwrap(), "{id}");
+        assert_eq!(survey.beats, store.instances(id).await.unwrap(), "{id}");
+        let config = survey.config.and_then(|config| config.programmed);
+        programmed += usize::from(config.is_some());
+        if *id == bench.id {
+            assert_eq!(survey.beats.len(), 2);
+            assert_eq!(survey.snapshot.map(|snapshot| snapshot.view.state), Some(State::Open));
+        } else if let Some(config) = config {
+            let name = id.as_str().trim_start_matches("fleet/");
+            assert!(config.spec.contains(&format!("\"{name}\"")), "{id}: {}", config.spec);
+        }
+    }
+    // All but the buried and the unknown one; and whoever asks for none is told of none.
+    assert_eq!(programmed, ids.len() - 2);
+    assert_eq!(store.ids().await.unwrap().len(), programmed);
+    assert!(store.survey(&[]).await.unwrap().is_empty());
 }
 
 async fn a_window_of_time_forgets(bench: &Bench) {

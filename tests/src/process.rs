@@ -74,6 +74,12 @@ impl Process {
         }
     }
 
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().cast_unsigned()
+    }
+
     /// All it printed so far, both streams.
     #[must_use]
     pub fn log(&self) -> Vec<String> {

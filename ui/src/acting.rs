@@ -1,6 +1,6 @@
 //! From a wish to a deed: the page that asks again, and the form that acts. Each step checks the right anew.
 
-use crate::actions::{Actions, EXPIRIES, Order, Verb};
+use crate::actions::{Actions, EXPIRIES, Order, USUAL_EXPIRY, Verb};
 use crate::app::App;
 use crate::auth::Person;
 use crate::collector::here;
@@ -24,11 +24,11 @@ struct ConfirmPage {
     verb: Verb,
     present: String,
     effect: String,
-    until: Option<String>,
     backend: String,
     reason: String,
     expires: String,
-    expiries: [(&'static str, &'static str); 6],
+    /// Value, and the label with the end it means.
+    expiries: Vec<(&'static str, String)>,
     problem: Option<String>,
 }
 
@@ -73,10 +73,9 @@ fn confirmation(
     let (model, here) = (app.model(), here());
     let detail = Detail::new(model.breakers.get(id)?, &model, None, here);
     let now = model.store_time(here);
-    let lasts = tiebar::duration::parse(&wish.expires).ok().filter(|_| verb.expires());
-    let until = match lasts {
-        Some(ms) => Some(words::clock(now + ms, now)),
-        None => verb.expires().then(|| "somebody clears it".to_owned()),
+    let with_end = |(value, label): (&'static str, &str)| match tiebar::duration::parse(value) {
+        Ok(ms) => (value, format!("{label}, until {}", words::clock(now + ms, now))),
+        Err(_) => (value, label.to_owned()),
     };
     Some(ConfirmPage {
         page: Page::new(app, &model, person, "", None, here),
@@ -89,11 +88,14 @@ fn confirmation(
             detail.row.rejected_text()
         ),
         effect: verb.effect(&detail),
-        until,
         backend: app.actions.destination(),
         reason: wish.reason.chars().take(1_000).collect(),
-        expires: wish.expires.clone(),
-        expiries: EXPIRIES,
+        expires: if wish.expires.is_empty() {
+            USUAL_EXPIRY.to_owned()
+        } else {
+            wish.expires.clone()
+        },
+        expiries: EXPIRIES.map(with_end).to_vec(),
         problem,
     })
 }

@@ -25,6 +25,9 @@ pub(crate) const EXPIRIES: [(&str, &str); 6] = [
     ("never", "until it is cleared"),
 ];
 
+/// Chosen until somebody chooses otherwise: what is forced must not be forgotten.
+pub(crate) const USUAL_EXPIRY: &str = "1h";
+
 /// One action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb {

@@ -12,6 +12,7 @@ use tiebar::store::Snapshot;
 pub(crate) fn answers(breaker: &Breaker, row: &Row, policy: &Policy, now: u64) -> Vec<(&'static str, String)> {
     let mut answers = vec![("What", what(breaker, row, now))];
     let Some(snapshot) = &breaker.snapshot else {
+        answers.extend(why_forced(row).map(|why| ("Why", why)));
         return answers;
     };
     let round = match snapshot.view.round {
@@ -74,13 +75,14 @@ fn what(breaker: &Breaker, row: &Row, now: u64) -> String {
     format!("{text}{share}{note}.")
 }
 
+fn why_forced(row: &Row) -> Option<String> {
+    let forced = row.forced.as_ref().filter(|_| row.is_forced())?;
+    Some(format!("“{}” – {}.", forced.reason, forced.until_text(&row.now)))
+}
+
 fn why(breaker: &Breaker, row: &Row, policy: &Policy, snapshot: &Snapshot) -> String {
-    if let Some(forced) = row
-        .forced
-        .as_ref()
-        .filter(|_| matches!(row.kind, Kind::ForcedOpen | Kind::ForcedClosed))
-    {
-        return format!("“{}” – {}.", forced.reason, forced.until_text(&row.now));
+    if let Some(why) = why_forced(row) {
+        return why;
     }
     let reason = words::reason(snapshot.view.reason);
     let evidence = match row.kind {
@@ -156,6 +158,11 @@ fn next(row: &Row, snapshot: &Snapshot, policy: &Policy, now: u64) -> String {
                 words::clock(snapshot.open_until, now)
             )
         }
+        Kind::ShadowOpen if snapshot.open_until > now => format!(
+            "In {} it would probe; calls pass all the while.",
+            words::wait(snapshot.open_until - now)
+        ),
+        Kind::ShadowOpen => "The next calls count as its probes.".to_owned(),
         Kind::Open => format!(
             "It has waited long enough: the next calls become probes, up to {}.",
             policy.permitted_calls

@@ -156,6 +156,7 @@ pub(crate) fn router() -> Router<Arc<App>> {
 ), responses(
     (status = 200, body = BreakerList),
     (status = 401, body = Problem, content_type = "application/problem+json", description = "Not signed in"),
+    (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many wrong tokens from there; Retry-After says when to try again"),
 ))]
 async fn list(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Json<BreakerList> {
     let (model, here) = (app.model(), here());
@@ -192,6 +193,7 @@ fn found<'a>(model: &'a Model, namespace: &str, name: &str) -> Result<&'a Arc<Br
     (status = 200, body = BreakerDetail),
     (status = 400, body = Problem, content_type = "application/problem+json", description = "Not a service id"),
     (status = 401, body = Problem, content_type = "application/problem+json", description = "Not signed in"),
+    (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many wrong tokens from there; Retry-After says when to try again"),
     (status = 404, body = Problem, content_type = "application/problem+json", description = "Not there"),
 ))]
 async fn one(State(app): State<Arc<App>>, Path((namespace, name)): Path<(String, String)>) -> Response {
@@ -211,6 +213,7 @@ async fn one(State(app): State<Arc<App>>, Path((namespace, name)): Path<(String,
     (status = 200, body = Incident),
     (status = 400, body = Problem, content_type = "application/problem+json", description = "Not a service id"),
     (status = 401, body = Problem, content_type = "application/problem+json", description = "Not signed in"),
+    (status = 429, body = Problem, content_type = "application/problem+json", description = "Too many wrong tokens from there; Retry-After says when to try again"),
     (status = 404, body = Problem, content_type = "application/problem+json", description = "Not there"),
 ))]
 async fn incident(

@@ -2,6 +2,7 @@
 
 use crate::actions::Actions;
 use crate::auth::Auth;
+use crate::guesses::Guesses;
 use crate::live::Scenes;
 use crate::metrics::Metrics;
 use crate::model::Model;
@@ -36,6 +37,7 @@ pub(crate) struct App {
     pub(crate) viewers: Arc<Semaphore>,
     pub(crate) scenes: Scenes,
     pub(crate) metrics: Metrics,
+    pub(crate) guesses: Guesses,
     pub(crate) ending: CancellationToken,
 }
 

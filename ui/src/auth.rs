@@ -4,11 +4,13 @@
 //! that has signed the person in. A browser's token travels in a cookie that scripts cannot read and other sites cannot
 //! cause to be sent; rejected: sessions kept here, which a restart or a second replica would not know.
 
+use crate::guesses::Guesses;
 use axum::http::header::{AUTHORIZATION, COOKIE};
 use axum::http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 use subtle::ConstantTimeEq as _;
 
 /// The cookie of a browser's token.
@@ -53,6 +55,8 @@ pub(crate) enum Refused {
     NoToken,
     /// This one does not.
     WrongToken,
+    /// It was not even looked at: too many from there were wrong. How long to wait.
+    TooManyTokens(Duration),
     /// The connection does not come from the proxy, or the proxy did not say who it is.
     NotThroughProxy,
     /// The one to ask does not answer.
@@ -77,18 +81,14 @@ impl Person {
 
 impl Auth {
     /// Tells who a request comes from.
-    pub(crate) async fn identify(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Person, Refused> {
+    pub(crate) async fn identify(
+        &self,
+        headers: &HeaderMap,
+        peer: IpAddr,
+        guesses: &Guesses,
+    ) -> Result<Person, Refused> {
         match self {
             Self::None => Ok(Person::anonymous()),
-            Self::Token(_) => match token(headers) {
-                None => Err(Refused::NoToken),
-                Some(token) => self.owner(&token).await,
-            },
-            #[cfg(feature = "kubernetes")]
-            Self::Review(_) => match token(headers) {
-                None => Err(Refused::NoToken),
-                Some(token) => self.owner(&token).await,
-            },
             Self::Proxy { header, sources } => {
                 let peer = peer.to_canonical();
                 let name = headers.get(header).and_then(|value| value.to_str().ok()).map(str::trim);
@@ -100,11 +100,38 @@ impl Auth {
                     _ => Err(Refused::NotThroughProxy),
                 }
             }
+            _ => match token(headers) {
+                None => Err(Refused::NoToken),
+                Some(token) => self.owner(&token, peer, guesses).await,
+            },
         }
     }
 
-    /// Whose token this is.
-    pub(crate) async fn owner(&self, token: &str) -> Result<Person, Refused> {
+    /// Whose token this is; wrong ones are counted against where they come from.
+    pub(crate) async fn owner(&self, token: &str, peer: IpAddr, guesses: &Guesses) -> Result<Person, Refused> {
+        let heard = || {
+            guesses
+                .wait(peer)
+                .map_or(Ok(()), |wait| Err(Refused::TooManyTokens(wait)))
+        };
+        heard()?;
+        #[cfg(feature = "kubernetes")]
+        if let Self::Review(cluster) = self
+            && let Some(person) = cluster.remembered(token)
+        {
+            return Ok(person);
+        }
+        let _turn = guesses.turn().await;
+        // While it waited, others from there may have been wrong.
+        heard()?;
+        let found = self.look_up(token).await;
+        if found == Err(Refused::WrongToken) {
+            guesses.wrong(peer, token);
+        }
+        found
+    }
+
+    async fn look_up(&self, token: &str) -> Result<Person, Refused> {
         match self {
             Self::Token(file) => {
                 let text = tokio::fs::read_to_string(file)
@@ -118,6 +145,16 @@ impl Auth {
             #[cfg(feature = "kubernetes")]
             Self::Review(cluster) => cluster.review(token).await,
             Self::None | Self::Proxy { .. } => Err(Refused::WrongToken),
+        }
+    }
+
+    /// Where somebody without a token gets one.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Self::Token(_) => "Whoever runs this dashboard gives tokens out (--auth-token-file).",
+            #[cfg(feature = "kubernetes")]
+            Self::Review(_) => "Any token this cluster knows, such as `kubectl create token NAME` prints.",
+            Self::None | Self::Proxy { .. } => "",
         }
     }
 

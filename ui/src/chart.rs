@@ -4,7 +4,7 @@ use crate::series::{SLOT_MS, SLOTS, SPARK_SLOTS, Series, Slot};
 use crate::view::Kind;
 use crate::words;
 use std::fmt::Write as _;
-use tiebar::policy::Policy;
+use tiebar::policy::{Mode, Policy};
 use tiebar::state::State;
 
 /// The shape of a state: read without colour. Round lets calls through, the octagon stops them, the half disc lets a few
@@ -132,11 +132,16 @@ const CHART_WIDTH: u64 = 750;
 const STEP: u64 = CHART_WIDTH / SLOTS as u64;
 const RATE_HEIGHT: u64 = 150;
 const CALLS_HEIGHT: u64 = 56;
+const AXIS_WIDTH: u64 = 44;
+const NOTES_WIDTH: u64 = 70;
+/// Above and below a plot, for half of a letter.
+const MARGIN: u64 = 8;
 
-/// Bands of the states that were not closed.
-fn bands(slots: &[&Slot], height: u64) -> String {
+/// Bands of the states that were not closed, or would not have been.
+fn bands(slots: &[&Slot], observed: bool, height: u64) -> String {
     let left = CHART_WIDTH - slots.len() as u64 * STEP;
     let class = |state: Option<State>| match state {
+        Some(State::Open | State::HalfOpen) if observed => Some("shadow"),
         Some(State::Open | State::ForcedOpen) => Some("open"),
         Some(State::HalfOpen) => Some("half-open"),
         _ => None,
@@ -183,21 +188,30 @@ fn line(slots: &[&Slot], bad: fn(&Slot) -> u64, minimum: u64, class: &str) -> St
         .replace(r#" d="""#, r#" d="M0 0""#)
 }
 
+/// Axis, plot and notes side by side: the plot alone stretches, so that letters stay letters on a phone.
+fn chart(height: u64, caption: &str, axis: &str, plot: &str, notes: &str) -> String {
+    let tall = height + 2 * MARGIN;
+    format!(
+        r#"<div class="chart"><svg class="axis" width="{AXIS_WIDTH}" height="{tall}" viewBox="0 -{MARGIN} {AXIS_WIDTH} {tall}" aria-hidden="true">{axis}</svg><svg class="plot" height="{tall}" viewBox="0 -{MARGIN} {CHART_WIDTH} {tall}" preserveAspectRatio="none" role="img" aria-labelledby="{caption}">{plot}</svg><svg class="notes" width="{NOTES_WIDTH}" height="{tall}" viewBox="0 -{MARGIN} {NOTES_WIDTH} {tall}" aria-hidden="true">{notes}</svg></div>"#
+    )
+}
+
+/// A figure beside the plot.
+fn mark(y: u64, text: &str) -> String {
+    format!(r#"<text x="{}" y="{}">{text}</text>"#, AXIS_WIDTH - 6, y + 4)
+}
+
 /// Five minutes of rates against their thresholds.
 pub(crate) fn rates(series: &Series, policy: &Policy) -> String {
     let slots: Vec<&Slot> = series.last(SLOTS).collect();
-    let mut svg = format!(
-        r#"<svg class="chart" viewBox="-38 -8 {} {}" role="img" aria-labelledby="rates-caption">"#,
-        CHART_WIDTH + 110,
-        RATE_HEIGHT + 14
+    let (mut axis, mut plot, mut notes) = (
+        String::new(),
+        bands(&slots, policy.mode == Mode::Observe, RATE_HEIGHT),
+        String::new(),
     );
-    svg.push_str(&bands(&slots, RATE_HEIGHT));
     for (percent, y) in [(100, 0), (50, RATE_HEIGHT / 2), (0, RATE_HEIGHT)] {
-        let _ = write!(
-            svg,
-            r#"<path class="grid" d="M0 {y}.5h{CHART_WIDTH}"/><text class="axis" x="-6" y="{}">{percent} %</text>"#,
-            y + 4
-        );
+        axis.push_str(&mark(y, &format!("{percent} %")));
+        let _ = write!(plot, r#"<path class="grid" d="M0 {y}.5h{CHART_WIDTH}"/>"#);
     }
     let marks = [
         (policy.failure_rate_bp, "failing", "trips"),
@@ -206,21 +220,16 @@ pub(crate) fn rates(series: &Series, policy: &Policy) -> String {
     for (bp, class, label) in marks {
         if bp > 0 {
             let y = RATE_HEIGHT - bp * RATE_HEIGHT / 10_000;
-            let _ = write!(
-                svg,
-                r#"<path class="threshold {class}" d="M0 {y}.5h{CHART_WIDTH}"/><text class="note {class}" x="{}" y="{}">{label}</text>"#,
-                CHART_WIDTH + 6,
-                y + 4
-            );
+            let _ = write!(plot, r#"<path class="threshold {class}" d="M0 {y}.5h{CHART_WIDTH}"/>"#);
+            let _ = write!(notes, r#"<text class="{class}" x="6" y="{}">{label}</text>"#, y + 4);
         }
     }
     let minimum = policy.minimum_calls;
-    svg.push_str(&line(&slots, |slot| slot.window_failing, minimum, "failing"));
+    plot.push_str(&line(&slots, |slot| slot.window_failing, minimum, "failing"));
     if policy.slow_rate_bp > 0 {
-        svg.push_str(&line(&slots, |slot| slot.window_slow, minimum, "slow"));
+        plot.push_str(&line(&slots, |slot| slot.window_slow, minimum, "slow"));
     }
-    svg.push_str("</svg>");
-    svg
+    chart(RATE_HEIGHT, "rates-caption", &axis, &plot, &notes)
 }
 
 /// Five minutes of calls and rejections a second.
@@ -230,36 +239,24 @@ pub(crate) fn traffic(series: &Series) -> String {
     let calls: Vec<u64> = slots.iter().map(|slot| slot.calls).collect();
     let failed: Vec<u64> = slots.iter().map(|slot| slot.failed).collect();
     let most = all.iter().copied().max().unwrap_or(0);
-    let mut svg = format!(
-        r#"<svg class="chart" viewBox="-38 -8 {} {}" role="img" aria-labelledby="traffic-caption">"#,
-        CHART_WIDTH + 110,
-        CALLS_HEIGHT + 30
-    );
-    let _ = write!(
-        svg,
-        r#"<path class="grid" d="M0 0.5h{CHART_WIDTH}M0 {CALLS_HEIGHT}.5h{CHART_WIDTH}"/><text class="axis" x="-6" y="4">{}</text><text class="axis" x="-6" y="{}">0</text>"#,
-        words::rate(most * 1_000 / SLOT_MS),
-        CALLS_HEIGHT + 4
-    );
+    let axis = mark(0, &words::rate(most * 1_000 / SLOT_MS)) + &mark(CALLS_HEIGHT, "0");
+    let mut plot = format!(r#"<path class="grid" d="M0 0.5h{CHART_WIDTH}M0 {CALLS_HEIGHT}.5h{CHART_WIDTH}"/>"#);
     if most > 0 {
         for (class, values) in [("rejected", &all), ("calls", &calls), ("failed", &failed)] {
             let path = steps(values, most, STEP, CHART_WIDTH, CALLS_HEIGHT);
-            let _ = write!(svg, r#"<path class="{class}" d="{path}"/>"#);
+            let _ = write!(plot, r#"<path class="{class}" d="{path}"/>"#);
         }
     }
-    for (minutes, x) in [(5, 0), (4, 150), (3, 300), (2, 450), (1, 600)] {
-        let _ = write!(
-            svg,
-            r#"<path class="grid" d="M{x}.5 {CALLS_HEIGHT}v4"/><text class="tick" x="{x}" y="{}">−{minutes} min</text>"#,
-            CALLS_HEIGHT + 17
-        );
+    for minute in 0..5 {
+        let _ = write!(plot, r#"<path class="grid" d="M{}.5 {CALLS_HEIGHT}v4"/>"#, minute * 150);
     }
-    let _ = write!(
-        svg,
-        r#"<text class="tick" x="{CHART_WIDTH}" y="{}">now</text></svg>"#,
-        CALLS_HEIGHT + 17
-    );
-    svg
+    let mut html = chart(CALLS_HEIGHT, "traffic-caption", &axis, &plot, "");
+    html.push_str(r#"<div class="ticks" aria-hidden="true">"#);
+    for minutes in (1..=5).rev() {
+        let _ = write!(html, "<span>−{minutes} min</span>");
+    }
+    html.push_str("<span>now</span></div>");
+    html
 }
 
 /// One breaker's part in an incident: pieces of (start, end, class) in thousandths of its length.
@@ -270,7 +267,7 @@ pub(crate) fn lane(pieces: &[(u64, u64, &str)]) -> String {
     for (start, end, class) in pieces {
         let width = end.saturating_sub(*start).max(4);
         let x = (*start).min(1_000 - width.min(1_000));
-        let (y, height) = if *class == "half-open" { (4, 6) } else { (1, 12) };
+        let (y, height) = if class.ends_with("half-open") { (4, 6) } else { (1, 12) };
         let _ = write!(
             svg,
             r#"<path class="{class}" d="M{x} {y}h{width}v{height}h-{width}z"/>"#
@@ -300,16 +297,16 @@ mod tests {
         };
         let drawn: Vec<_> = series.drawn().collect();
         let drawings = [
-            rates(&series, &policy),
-            traffic(&series),
             sparkline(&drawn, 1, 2),
             sparkline(&[], 0, 0),
             meter(20_000, Some(10_000), "judged"),
             probes(3, 1, 5),
             lane(&[(0, 0, "open"), (990, 1_200, "half-open")]),
         ];
-        for svg in drawings {
+        for svg in &drawings {
             assert!(svg.starts_with("<svg") && svg.ends_with("</svg>"), "{svg}");
+        }
+        for svg in drawings.iter().chain(&[rates(&series, &policy), traffic(&series)]) {
             assert!(
                 !svg.contains("style") && !svg.contains("M-") && !svg.contains("d=\"\""),
                 "{svg}"

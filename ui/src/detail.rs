@@ -3,11 +3,16 @@
 use crate::answers::answers;
 use crate::evidence::Evidence;
 use crate::model::{Breaker, Model};
+use crate::observed::Observed;
 use crate::settings_table::{Setting, settings};
 use crate::view::{Kind, Row};
 use crate::{chart, words};
 use tiebar::policy::{Policy, Window};
+use tiebar::state::Reason;
 use tiebar::store::{Event, Snapshot};
+
+/// Of so many failures the store remembers the causes.
+const CAUSES_KEPT: u64 = 256;
 
 /// Everything the page shows.
 #[derive(Debug, Clone)]
@@ -59,13 +64,13 @@ pub(crate) struct Moment {
     pub(crate) clock: String,
     pub(crate) at: u64,
     pub(crate) ago: String,
-    pub(crate) from: &'static str,
     pub(crate) to: &'static str,
     pub(crate) class: &'static str,
     pub(crate) shape: &'static str,
     pub(crate) reason: &'static str,
     pub(crate) reason_name: &'static str,
-    pub(crate) by: String,
+    /// From which state, and by whose report.
+    pub(crate) story: String,
     pub(crate) evidence: String,
 }
 
@@ -89,24 +94,24 @@ pub(crate) struct Member {
 }
 
 impl Moment {
-    pub(crate) fn new(event: &Event, now: u64) -> Self {
-        let kind = state_kind(event.to);
+    /// `observed`: only a shadow machine made it.
+    pub(crate) fn new(event: &Event, observed: bool, now: u64) -> Self {
+        let (kind, to) = if observed {
+            shadow(event.to)
+        } else {
+            (state_kind(event.to), words::state(event.to))
+        };
         Self {
             iso: words::instant(event.at),
             clock: words::clock(event.at, now),
             at: event.at,
             ago: words::span(now.saturating_sub(event.at)),
-            from: event.from.map_or("nothing", words::state),
-            to: words::state(event.to),
+            story: story(event),
+            to,
             class: kind.class(),
             shape: chart::shape(kind),
             reason: words::reason(event.reason),
             reason_name: event.reason.as_str(),
-            by: if event.instance.is_empty() {
-                "the operator".to_owned()
-            } else {
-                event.instance.clone()
-            },
             evidence: Evidence::read(&event.snapshot).map_or_else(String::new, |evidence| evidence.words()),
         }
     }
@@ -124,6 +129,32 @@ pub(crate) fn state_kind(state: tiebar::state::State) -> Kind {
     }
 }
 
+/// `from closed, by checkout-1`. What is declared takes effect with whatever report comes next: naming that instance
+/// would read as if it had done it.
+fn story(event: &Event) -> String {
+    let declared = matches!(
+        event.reason,
+        Reason::Override | Reason::OverrideLapsed | Reason::Reset | Reason::ModeChanged
+    );
+    let from = event
+        .from
+        .map(|from| format!("from {}", words::state(from).to_lowercase()));
+    let by = (!declared && !event.instance.is_empty()).then(|| format!("by {}", event.instance));
+    let parts: Vec<String> = from.into_iter().chain(by).collect();
+    parts.join(", ")
+}
+
+/// How a state that rejected nothing is drawn and called.
+fn shadow(state: tiebar::state::State) -> (Kind, &'static str) {
+    use tiebar::state::State;
+    match state {
+        State::Open => (Kind::ShadowOpen, "Would be open"),
+        State::HalfOpen => (Kind::ShadowOpen, "Would probe"),
+        State::Closed => (Kind::Shadow, "Would be closed"),
+        forced => (state_kind(forced), words::state(forced)),
+    }
+}
+
 impl Detail {
     pub(crate) fn new(breaker: &Breaker, model: &Model, key_prefix: Option<&str>, here: u64) -> Self {
         let now = model.store_time(here);
@@ -133,6 +164,8 @@ impl Detail {
         let all: u64 = causes.iter().map(|(_, count)| count).sum();
         let (calls, rejected) = (row.calls_text(), row.rejected_text());
         let notes = &breaker.stored.notes;
+        let mut observed = Observed::new(model);
+        let mut moment = |event: &Event| Moment::new(event, observed.next(&breaker.id, event), now);
         Self {
             answers: answers(breaker, &row, &policy, now),
             rates: chart::rates(&breaker.series, &policy),
@@ -144,7 +177,7 @@ impl Detail {
                 .map(|(kind, count)| (kind, count, (count * 100).checked_div(all).unwrap_or(0)))
                 .collect(),
             causes_of,
-            moments: breaker.events.iter().map(|event| Moment::new(event, now)).collect(),
+            moments: breaker.events.iter().map(&mut moment).collect(),
             instances: members(breaker, now),
             settings: settings(&policy, &breaker.stored),
             revision: breaker.revision(),
@@ -170,6 +203,7 @@ fn ranked_causes(breaker: &Breaker, kind: Kind) -> (Vec<(String, u64)>, &'static
     match kind {
         Kind::HalfOpen if !snapshot.causes.is_empty() => (snapshot.causes.clone(), "of this round's probes"),
         Kind::Open | Kind::HalfOpen | Kind::ShadowOpen => (trip(), "of the trip"),
+        _ if snapshot.failing > CAUSES_KEPT => (snapshot.causes.clone(), "of the last 256 failures in the window"),
         _ if !snapshot.causes.is_empty() => (snapshot.causes.clone(), "in the window"),
         _ => (trip(), "of the last trip"),
     }
@@ -178,7 +212,8 @@ fn ranked_causes(breaker: &Breaker, kind: Kind) -> (Vec<(String, u64)>, &'static
 fn rates_caption(kind: Kind, snapshot: Option<&Snapshot>, policy: &Policy) -> String {
     let window = words::window(policy);
     match kind {
-        Kind::Open | Kind::ShadowOpen => return "While it is open nothing is counted".to_owned(),
+        Kind::Open => return "While it is open nothing is counted".to_owned(),
+        Kind::ShadowOpen => return "While it would be open nothing is counted".to_owned(),
         Kind::HalfOpen => return "While it is half-open only probes count".to_owned(),
         Kind::ForcedOpen | Kind::ForcedClosed => return "While it is forced no rate decides anything".to_owned(),
         Kind::Disabled => return "While it is disabled nothing is counted".to_owned(),

@@ -29,12 +29,15 @@ impl Evidence {
     /// `41 of 66 calls failed, 3 slow; 503 × 38, timeout × 3`.
     pub(crate) fn words(&self) -> String {
         let mut parts = Vec::new();
+        // What it tripped by comes first: slow calls alone are not told as "0 failed".
+        let only_slow = self.failures == 0 && self.slow > 0;
         if self.calls > 0 {
-            parts.push(format!(
-                "{} of {} failed",
-                self.failures,
-                words::count(self.calls, "call")
-            ));
+            let (bad, how) = if only_slow {
+                (self.slow, "slow")
+            } else {
+                (self.failures, "failed")
+            };
+            parts.push(format!("{bad} of {} {how}", words::count(self.calls, "call")));
         }
         if self.run > 1 {
             parts.push(format!("{} in a row", self.run));
@@ -46,7 +49,7 @@ impl Evidence {
                 words::count(self.finished, "probe")
             ));
         }
-        if self.slow > 0 {
+        if self.slow > 0 && !(only_slow && self.calls > 0) {
             parts.push(format!("{} slow", self.slow));
         }
         if self.running_slow > 0 {
@@ -80,6 +83,8 @@ mod tests {
             "41 of 66 calls failed, 2 in a row, 3 slow; 503 × 38, timeout × 3"
         );
         assert_eq!(evidence.top, [("a".to_owned(), 5, 4)]);
+        let slow = Evidence::read(r#"{"calls":20,"failures":0,"slow":16,"runningSlow":2}"#).unwrap();
+        assert_eq!(slow.words(), "16 of 20 calls slow, 2 hung");
         let round = Evidence::read(r#"{"finished":1,"failed":1,"slow":0,"causes":[]}"#).unwrap();
         assert_eq!(round.words(), "1 of 1 probe failed");
         for nothing in ["", "{}", "[true]", r#"{"calls":"many"}"#] {

@@ -31,6 +31,11 @@ pub(crate) enum Gauge {
 }
 
 impl Gauge {
+    /// There is nothing to compare.
+    pub(crate) fn is_absent(&self) -> bool {
+        *self == Self::Absent
+    }
+
     /// For sorting; what cannot be told is 0.
     pub(crate) fn rate_bp(self) -> u64 {
         match self {
@@ -79,11 +84,10 @@ impl Gauge {
         match self {
             Self::Rate { bp, threshold_bp } => chart::meter(bp, Some(threshold_bp), "judged"),
             Self::Tripped { bp, threshold_bp } => chart::meter(bp, Some(threshold_bp), "past"),
-            Self::Quiet { threshold_bp } => chart::meter(0, Some(threshold_bp), "judged"),
             Self::TooFew { bp, threshold_bp, .. } => chart::meter(bp, Some(threshold_bp), "unjudged"),
             Self::Run { .. } => chart::meter(self.rate_bp(), None, "judged"),
             Self::Probes { back, bad, of, .. } if of > 0 => chart::probes(back, bad, of),
-            Self::Probes { .. } | Self::Absent => String::new(),
+            Self::Probes { .. } | Self::Quiet { .. } | Self::Absent => String::new(),
         }
     }
 }

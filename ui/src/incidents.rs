@@ -5,6 +5,7 @@
 use crate::chart;
 use crate::detail::Moment;
 use crate::model::{Entry, Model};
+use crate::observed::Observed;
 use crate::query::{Query, encode};
 use crate::words;
 use std::collections::BTreeMap;
@@ -23,6 +24,8 @@ pub(crate) const MAX_MOMENTS: usize = 200;
 pub(crate) struct Incident {
     /// The first breaker to open.
     pub(crate) root: String,
+    /// That breaker was only observed: it rejected nothing.
+    pub(crate) root_observed: bool,
     pub(crate) started_iso: String,
     pub(crate) started: String,
     pub(crate) lasted: String,
@@ -42,6 +45,8 @@ pub(crate) struct Lane {
     pub(crate) openings: String,
     pub(crate) drawing: String,
     pub(crate) ongoing: bool,
+    /// It rejected nothing: all its openings are a shadow machine's.
+    pub(crate) observed: bool,
 }
 
 /// One line of the list.
@@ -56,6 +61,7 @@ pub(crate) struct Line {
 #[derive(Debug, Clone)]
 struct Piece<'a> {
     entry: &'a Entry,
+    observed: bool,
     start: u64,
     /// None: until now.
     end: Option<u64>,
@@ -64,12 +70,13 @@ struct Piece<'a> {
 /// The transitions that a query admits, newest first.
 pub(crate) fn lines(model: &Model, query: &Query, now: u64) -> Vec<Line> {
     let admitted = model.timeline.iter().filter(|entry| query.admits(&entry.id));
+    let mut observed = Observed::new(model);
     admitted
         .take(MAX_MOMENTS)
         .map(|entry| Line {
             id: entry.id.to_string(),
             href: format!("/breakers/{}", entry.id),
-            moment: Moment::new(&entry.event, now),
+            moment: Moment::new(&entry.event, observed.next(&entry.id, &entry.event), now),
         })
         .collect()
 }
@@ -77,7 +84,7 @@ pub(crate) fn lines(model: &Model, query: &Query, now: u64) -> Vec<Line> {
 /// The incidents that a query admits, newest first.
 pub(crate) fn incidents(model: &Model, query: &Query, now: u64) -> Vec<Incident> {
     let admitted = model.timeline.iter().filter(|entry| query.admits(&entry.id));
-    let mut pieces = pieces(admitted);
+    let mut pieces = pieces(admitted, Observed::new(model));
     // A piece without an end may only be one whose end is too old to be kept; then the breaker's present state says so.
     for piece in &mut pieces {
         let present = model
@@ -104,14 +111,16 @@ pub(crate) fn incidents(model: &Model, query: &Query, now: u64) -> Vec<Incident>
     newest.map(|group| incident(group, now)).collect()
 }
 
-fn pieces<'a>(newest_first: impl Iterator<Item = &'a Entry>) -> Vec<Piece<'a>> {
+fn pieces<'a>(newest_first: impl Iterator<Item = &'a Entry>, mut observed: Observed<'_>) -> Vec<Piece<'a>> {
     let mut ended: BTreeMap<&ServiceId, u64> = BTreeMap::new();
     let mut pieces = Vec::new();
     for entry in newest_first {
         let end = ended.insert(&entry.id, entry.event.at);
+        let observed = observed.next(&entry.id, &entry.event);
         if entry.event.to.openness() > 0 {
             pieces.push(Piece {
                 entry,
+                observed,
                 start: entry.event.at,
                 end,
             });
@@ -145,16 +154,18 @@ fn incident(pieces: &[Piece<'_>], now: u64) -> Incident {
                     (
                         at(piece.start),
                         at(piece.end.unwrap_or(now)),
-                        class(piece.entry.event.to),
+                        class(piece.entry.event.to, piece.observed),
                     )
                 })
                 .collect();
             let first = parts[0].entry;
+            let observed = parts.iter().all(|piece| piece.observed);
+            let opened = if observed { "would have opened" } else { "opened" };
             let openings = parts
                 .iter()
                 .filter(|piece| piece.entry.event.to != State::HalfOpen)
                 .count();
-            let moment = Moment::new(&first.event, now);
+            let moment = Moment::new(&first.event, parts[0].observed, now);
             Lane {
                 id: id.to_string(),
                 href: format!("/breakers/{id}"),
@@ -166,16 +177,18 @@ fn incident(pieces: &[Piece<'_>], now: u64) -> Incident {
                 reason: moment.reason,
                 evidence: moment.evidence,
                 openings: match openings {
-                    1 => "opened once".to_owned(),
-                    times => format!("opened {times} times"),
+                    1 => format!("{opened} once"),
+                    times => format!("{opened} {times} times"),
                 },
                 drawing: chart::lane(&drawn),
                 ongoing: parts.iter().any(|piece| piece.end.is_none()),
+                observed,
             }
         })
         .collect();
     Incident {
         root: order.first().map_or_else(String::new, ToString::to_string),
+        root_observed: pieces.first().is_some_and(|piece| piece.observed),
         started_iso: words::instant(start),
         started: words::clock(start, now),
         lasted: words::span(end - start),
@@ -184,8 +197,10 @@ fn incident(pieces: &[Piece<'_>], now: u64) -> Incident {
     }
 }
 
-fn class(state: State) -> &'static str {
+fn class(state: State, observed: bool) -> &'static str {
     match state {
+        State::HalfOpen if observed => "shadow-half-open",
+        State::Open if observed => "shadow-open",
         State::HalfOpen => "half-open",
         State::ForcedOpen => "forced-open",
         _ => "open",

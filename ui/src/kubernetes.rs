@@ -79,16 +79,15 @@ impl Kubernetes {
             .map_err(|error| error.to_string())
     }
 
+    /// Whose token this was a moment ago.
+    pub(crate) fn remembered(&self, token: &str) -> Option<Person> {
+        let believed = self.believed();
+        let known = believed.get(token).filter(|(at, _)| at.elapsed() < BELIEVED);
+        known.map(|(_, person)| person.clone())
+    }
+
     /// Whose token this is.
     pub(crate) async fn review(&self, token: &str) -> Result<Person, Refused> {
-        let known = self
-            .believed()
-            .get(token)
-            .filter(|(at, _)| at.elapsed() < BELIEVED)
-            .cloned();
-        if let Some((_, person)) = known {
-            return Ok(person);
-        }
         let review = TokenReview {
             spec: TokenReviewSpec {
                 token: Some(token.to_owned()),
@@ -166,7 +165,8 @@ impl Kubernetes {
             service.map_or_else(|| resource.name_any() == name, |service| service == name)
         };
         // Nearly always of the same name.
-        if let Some(resource) = patiently(api.get_opt(name)).await?.filter(serves) {
+        let holds = |resource: &CircuitBreaker| serves(resource) && !is_conflicted(resource);
+        if let Some(resource) = patiently(api.get_opt(name)).await?.filter(holds) {
             return Ok(resource);
         }
         let list = patiently(api.list(&ListParams::default())).await?;
@@ -209,6 +209,13 @@ impl Kubernetes {
         }
         Ok(())
     }
+}
+
+/// Another one holds the id.
+fn is_conflicted(resource: &CircuitBreaker) -> bool {
+    let conditions = resource.status.iter().flat_map(|status| &status.conditions);
+    let mut accepted = conditions.filter(|condition| condition.r#type == "Accepted");
+    accepted.any(|condition| condition.reason == "Conflicted")
 }
 
 /// The merge patch of an order.

@@ -17,12 +17,14 @@ mod collector;
 mod detail;
 mod evidence;
 mod gauge;
+mod guesses;
 mod incidents;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
 mod live;
 mod metrics;
 mod model;
+mod observed;
 mod operator;
 mod pages;
 mod problem;
@@ -117,6 +119,7 @@ impl Dashboard {
             viewers: Arc::new(Semaphore::new(self.settings.max_viewers)),
             scenes: live::Scenes::default(),
             metrics: metrics::Metrics::default(),
+            guesses: guesses::Guesses::default(),
             ending: ending.clone(),
         });
         tracing::info!(addr = %address, "listening");

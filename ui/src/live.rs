@@ -8,6 +8,7 @@ use crate::app::App;
 use crate::auth::Person;
 use crate::collector::here;
 use crate::model::Model;
+use crate::observed::Observed;
 use crate::pages::{BarPart, DetailPage, HistoryPage, ListPage, RowPart, read_query};
 use crate::problem::Problem;
 use crate::query::Query;
@@ -212,16 +213,17 @@ async fn draw(app: &App, model: &Model, target: &Target) -> Scene {
 /// What happened since a frame, for those who cannot see it.
 fn said(model: &Model, target: &Target, since: u64) -> Vec<String> {
     let fresh = model.timeline.iter().take_while(|entry| entry.frame > since);
+    let mut observed = Observed::new(model);
     let mine: Vec<String> = fresh
         .filter(|entry| target.admits(&entry.id))
         .map(|entry| {
             let event = &entry.event;
-            format!(
-                "{} is {}: {}",
-                entry.id,
-                words::state(event.to).to_lowercase(),
-                words::reason(event.reason)
-            )
+            let (state, reason) = (words::state(event.to).to_lowercase(), words::reason(event.reason));
+            if observed.next(&entry.id, event) {
+                format!("{} would be {state}, observed only: {reason}", entry.id)
+            } else {
+                format!("{} is {state}: {reason}", entry.id)
+            }
         })
         .collect();
     match mine.len() {

@@ -1,6 +1,6 @@
 //! The pages, complete without a script: links, forms and a refresh.
 
-use crate::actions::{EXPIRIES, Verb};
+use crate::actions::Verb;
 use crate::app::App;
 use crate::auth::Person;
 use crate::collector::here;
@@ -205,7 +205,6 @@ pub(crate) struct DetailPage {
     may_act: bool,
     why_not: &'static str,
     verbs: Vec<Verb>,
-    expiries: [(&'static str, &'static str); 6],
     done: Option<String>,
 }
 
@@ -222,7 +221,6 @@ impl DetailPage {
             why_not: app.actions.why_not(),
             verbs: Verb::offered(&detail),
             detail,
-            expiries: EXPIRIES,
             done: None,
         })
     }

@@ -4,6 +4,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use std::time::Duration;
 use utoipa::ToSchema;
 
 /// What went wrong, for programs.
@@ -42,6 +43,15 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "forbidden", "Not allowed", detail)
     }
 
+    pub(crate) fn too_many_tokens(wait: Duration) -> Self {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let detail = format!(
+            "Too many tokens from your address were wrong. Try again in {} s.",
+            whole_seconds(wait)
+        );
+        Self::new(status, "too-many-tokens", "Too many wrong tokens", &detail)
+    }
+
     pub(crate) fn title(&self) -> &str {
         &self.title
     }
@@ -53,6 +63,11 @@ impl Problem {
     pub(crate) fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
+}
+
+/// As `Retry-After` has it: never too early, never 0.
+pub(crate) fn whole_seconds(wait: Duration) -> u64 {
+    (wait.as_millis() as u64).div_ceil(1_000).max(1)
 }
 
 impl IntoResponse for Problem {

@@ -2,7 +2,8 @@
 
 use crate::app::App;
 use crate::auth::{Person, Refused};
-use crate::problem::Problem;
+use crate::pages::failed;
+use crate::problem::{Problem, whole_seconds};
 use crate::query::encode;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{self, HeaderName, HeaderValue};
@@ -63,7 +64,7 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
             .get::<ConnectInfo<SocketAddr>>()
             .map(|info| info.0.ip());
         let peer = peer.unwrap_or(IpAddr::from([0, 0, 0, 0]));
-        match app.auth.identify(request.headers(), peer).await {
+        match app.auth.identify(request.headers(), peer, &app.guesses).await {
             Ok(person) => {
                 request.extensions_mut().insert(person);
                 next.run(request).await
@@ -119,6 +120,15 @@ fn turn_away(app: &App, refused: Refused, request: &Request) -> Response {
         }
         Refused::NoToken => unauthorized("wanted a header `Authorization: Bearer TOKEN`"),
         Refused::WrongToken => unauthorized("that token is not known here"),
+        Refused::TooManyTokens(wait) => {
+            let problem = Problem::too_many_tokens(wait);
+            let response = if is_page(request) {
+                failed(app, &Person::anonymous(), &problem)
+            } else {
+                problem.into_response()
+            };
+            ([(header::RETRY_AFTER, whole_seconds(wait).to_string())], response).into_response()
+        }
         Refused::NotThroughProxy => {
             Problem::forbidden("wanted a request through the proxy that signs people in, with its header")
                 .into_response()

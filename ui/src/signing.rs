@@ -1,16 +1,18 @@
 //! Signing in and out with a token, for browsers.
 
 use crate::app::App;
-use crate::auth::{COOKIE_NAME, Person, is_token};
+use crate::auth::{COOKIE_NAME, Person, Refused, is_token};
 use crate::collector::here;
 use crate::model::Model;
 use crate::pages::{Page, html, read_query};
+use crate::problem::{Problem, whole_seconds};
 use askama::Template;
-use axum::extract::{Form, RawQuery, State};
-use axum::http::header::SET_COOKIE;
+use axum::extract::{ConnectInfo, Form, RawQuery, State};
+use axum::http::header::{RETRY_AFTER, SET_COOKIE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 #[derive(Template)]
@@ -18,7 +20,10 @@ use std::sync::Arc;
 struct LoginPage {
     page: Page,
     next: String,
-    wrong: bool,
+    /// Where a token comes from.
+    hint: &'static str,
+    /// Why not.
+    problem: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -33,13 +38,14 @@ fn local_path(next: &str) -> String {
     if fine { next.to_owned() } else { "/".to_owned() }
 }
 
-fn login_page(app: &App, next: &str, wrong: bool) -> Response {
+fn login_page(app: &App, next: &str, status: StatusCode, problem: Option<String>) -> Response {
     let page = LoginPage {
         page: Page::new(app, &Model::default(), &Person::anonymous(), "", None, here()),
         next: local_path(next),
-        wrong,
+        hint: app.auth.hint(),
+        problem,
     };
-    html(if wrong { StatusCode::FORBIDDEN } else { StatusCode::OK }, &page)
+    html(status, &page)
 }
 
 pub(crate) async fn login(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Response {
@@ -47,7 +53,7 @@ pub(crate) async fn login(State(app): State<Arc<App>>, RawQuery(query): RawQuery
         return Redirect::to("/").into_response();
     }
     let next: Next = read_query(query.as_deref());
-    login_page(&app, &next.next, false)
+    login_page(&app, &next.next, StatusCode::OK, None)
 }
 
 /// The form of the page to sign in.
@@ -67,6 +73,7 @@ fn cookie(headers: &HeaderMap, token: &str, age: u32) -> String {
 
 pub(crate) async fn sign_in(
     State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     Form(given): Form<Credentials>,
 ) -> Response {
@@ -74,13 +81,25 @@ pub(crate) async fn sign_in(
     if !app.auth.has_login() {
         return Redirect::to("/").into_response();
     }
-    match app.auth.owner(token).await {
+    let refused = |status, problem: &str| login_page(&app, &given.next, status, Some(problem.to_owned()));
+    match app.auth.owner(token, peer.ip(), &app.guesses).await {
+        // Of what the cluster takes for a token, not everything fits into a cookie.
         Ok(person) if is_token(token) => {
             tracing::info!(by = person.name, "signed in");
             let cookie = cookie(&headers, token, 12 * 3_600);
             ([(SET_COOKIE, cookie)], Redirect::to(&local_path(&given.next))).into_response()
         }
-        _ => login_page(&app, &given.next, true),
+        Err(Refused::TooManyTokens(wait)) => {
+            let problem = Problem::too_many_tokens(wait);
+            let page = refused(problem.status(), problem.detail());
+            ([(RETRY_AFTER, whole_seconds(wait).to_string())], page).into_response()
+        }
+        Err(Refused::Unavailable(why)) => {
+            tracing::error!(error = %why, "nobody can be identified");
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            refused(status, "Tokens cannot be checked now; the dashboard’s log says why.")
+        }
+        _ => refused(StatusCode::FORBIDDEN, "That token is not known here."),
     }
 }
 

@@ -272,6 +272,14 @@ fn known_kind(breaker: &Breaker, now: u64) -> (Kind, String) {
         return (Kind::Disabled, "admits everything, counts nothing".to_owned());
     }
     let Some(snapshot) = &breaker.snapshot else {
+        if let Some(forced) = forced(breaker, now) {
+            let kind = if forced.open {
+                Kind::ForcedOpen
+            } else {
+                Kind::ForcedClosed
+            };
+            return (kind, "no calls yet".to_owned());
+        }
         let note = if breaker.is_configured() {
             ""
         } else {

@@ -225,6 +225,67 @@ async fn the_matrix_of_who_may_look_and_act() {
 }
 
 #[tokio::test]
+async fn after_ten_wrong_tokens_none_is_heard_for_a_while_not_even_the_right_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let bench = Bench::new(tokens(&folder), Acting::SignedIn).await;
+    let (api, page) = ("/api/v1/breakers", ("accept", "text/html"));
+    let anna = ("authorization", ANNA);
+    // One that is forgotten somewhere and tried for ever, and the right one any number of times, use up nothing.
+    for _ in 0..50 {
+        let forgotten = ("authorization", "Bearer forgotten-0123456789");
+        assert_eq!(bench.get(api, &[forgotten]).await.status, 401);
+        assert_eq!(bench.get(api, &[anna]).await.status, 200);
+    }
+    let form = |token: &str| format!("token={token}&next=/history");
+    for guess in 1..10 {
+        let wrong = format!("Bearer guess-{guess}-0123456789abcdef");
+        let refused = if guess % 2 == 0 {
+            bench.get(api, &[("authorization", &wrong)]).await
+        } else {
+            bench.post("/login", &[], &form(&wrong[7..])).await
+        };
+        assert!(
+            [401, 403].contains(&refused.status),
+            "guess {guess}: {}",
+            refused.status
+        );
+    }
+    let refused = bench.get(api, &[anna]).await;
+    assert_eq!(refused.status, 429, "{}", refused.body);
+    assert_eq!(refused.header("content-type"), "application/problem+json");
+    assert!(
+        refused.json()["type"]
+            .as_str()
+            .is_some_and(|kind| kind.ends_with("/too-many-tokens"))
+    );
+    let wait: u64 = refused.header("retry-after").parse().expect("seconds");
+    assert!((1..=6).contains(&wait), "{wait}");
+    let shown = bench.get("/", &[anna, page]).await;
+    assert_eq!(
+        (shown.status, shown.header("content-type")),
+        (429, "text/html; charset=utf-8")
+    );
+    let login = bench.post("/login", &[], &form("anna-0123456789abcdef")).await;
+    assert_eq!(login.status, 429);
+    assert!(login.header("retry-after").parse::<u64>().is_ok() && login.header("set-cookie").is_empty());
+    assert!(login.body.contains("Try again in"), "{}", login.body);
+    // Without a token nothing is guessed: that page still asks for one.
+    assert_eq!(bench.get("/", &[page]).await.status, 303);
+    // The time said is the time it takes.
+    let start = std::time::Instant::now();
+    loop {
+        let answer = bench.get(api, &[anna]).await;
+        if answer.status == 200 {
+            break;
+        }
+        assert_eq!(answer.status, 429);
+        assert!(start.elapsed().as_secs() < 3 * wait, "still refused");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    println!("heard again after {:?}, {wait} s were said", start.elapsed());
+}
+
+#[tokio::test]
 async fn a_foreign_page_can_neither_act_nor_read() {
     let bench = Bench::new(Auth::None, Acting::Local).await;
     with_breaker(&bench, &[("accept", "*/*")]).await;

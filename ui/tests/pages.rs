@@ -50,7 +50,7 @@ async fn the_list_shows_every_state_worst_first_and_filters_by_address() {
         "1 isolated",
         "1 alone",
         "1 outdated",
-        "<noscript><meta http-equiv=\"refresh\" content=\"5\"></noscript>",
+        "<noscript><meta http-equiv=\"refresh\" content=\"10\"></noscript>",
     ] {
         assert!(page.contains(told), "the list does not say {told}");
     }
@@ -101,6 +101,19 @@ async fn a_breaker_s_page_answers_what_since_when_why_who_and_what_next() {
     assert_eq!(bench.get("/breakers/shop/none", &[]).await.status, 404);
     let history = bench.get("/history", &[]).await.body;
     assert!(history.contains("opened first") && history.contains("Every transition"));
+    // What was only observed is not told as if calls had been rejected.
+    let history = bench.get("/history?q=infra/dns", &[]).await.body;
+    for told in [
+        "infra/dns would have opened first",
+        "observed only",
+        "<path class=\"shadow-open\"",
+        "<span>Would be open</span>",
+    ] {
+        assert!(history.contains(told), "the history does not say {told}: {history}");
+    }
+    assert!(!history.contains("<path class=\"open\""), "{history}");
+    let page = bench.get("/breakers/infra/dns", &[]).await.body;
+    assert!(page.contains("<span>Would be open</span></span><p><b>"), "{page}");
 }
 
 #[tokio::test]

@@ -89,6 +89,14 @@ impl Cluster {
         // Each part tries again in its own time.
         config.default_retry = false;
         let client = kube::Client::try_from(config).map_err(|error| format!("the cluster's address: {error}"))?;
+        Self::with_client(client, store, settings).await
+    }
+
+    /// Takes the port; the cluster is the client's.
+    ///
+    /// # Errors
+    /// One line, when the address is taken or none.
+    pub async fn with_client(client: kube::Client, store: Arc<dyn Store>, settings: Settings) -> Result<Self, String> {
         let listener = TcpListener::bind(&settings.listen)
             .await
             .map_err(|error| format!("cannot listen on {} (--listen): {error}", settings.listen))?;

@@ -121,20 +121,20 @@ try {
   await until("it closes again, seen here", async () => /Closed/.test(await page.locator(".verdict .badge").textContent()), 45000);
 
   // Action with confirmation.
-  await page.getByLabel("Reason").fill("INC-77: seen by the test");
-  await page.getByLabel("For").selectOption("5m");
   await page.getByRole("button", { name: "Force open…" }).click();
   await page.waitForURL(/\/act\?/);
   assert.match(await page.locator("h1").textContent(), /Force open unreliable_service\?/);
   assert.match(await page.locator(".answers").textContent(), /reject every call to unreliable_service/);
   await accessible(page, "a confirmation");
+  await page.getByLabel("Reason").fill("INC-77: seen by the test");
+  await page.getByLabel("For").selectOption("5m");
   await page.getByRole("button", { name: `Yes, force open ${ID}` }).click();
   await page.waitForURL(/done=force_open/);
   await until("the override is shown", async () => /Forced open/.test(await page.locator(".verdict .badge").textContent()));
   await until("with its reason", async () => /INC-77: seen by the test/.test(await page.locator(".answers").textContent()));
   await page.reload();
-  await page.getByLabel("Reason").fill("over");
   await page.getByRole("button", { name: "Clear override…" }).click();
+  await page.getByLabel("Reason").fill("over");
   await page.getByRole("button", { name: /^Yes, clear/ }).click();
   await page.waitForURL(/done=clear/);
   await until("the override is gone", async () => !/Forced/.test(await page.locator(".verdict .badge").textContent()));
@@ -189,17 +189,20 @@ try {
   const plain = await (await browser.newContext({ javaScriptEnabled: false })).newPage();
   await plain.goto(`${url}/breakers/${ID}`);
   assert.equal(await plain.locator('noscript meta[http-equiv="refresh"], meta[http-equiv="refresh"]').count(), 1);
-  await plain.getByLabel("Reason").fill("by hand, without a script");
   await plain.getByRole("button", { name: "Force closed…" }).click();
+  await plain.getByLabel("Reason").fill("by hand, without a script");
   await plain.getByRole("button", { name: `Yes, force closed ${ID}` }).click();
   await plain.waitForURL(/done=force_closed/);
   await until("an action needs no script", async () => (await api()) === "ForcedClosed");
 
   // Small, and quiet for those who want no motion.
   const phone = await open(browser, { viewport: { width: 360, height: 740 }, isMobile: true, reducedMotion: "reduce" }, "/");
-  const wide = await phone.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-  assert.ok(wide <= 0, `a phone scrolls sideways by ${wide} px`);
   await accessible(phone, "a phone");
+  for (const path of ["/", `/breakers/${ID}`, "/history", `/act?id=${ID}&do=force_open`]) {
+    await phone.goto(url + path);
+    const wide = await phone.evaluate(() => document.documentElement.scrollWidth - 360);
+    assert.ok(wide <= 0, `a phone scrolls ${path} sideways by ${wide} px`);
+  }
   assert.deepEqual(complaints, [], "the console stays empty");
   console.log("ok  the console stayed empty");
 } finally {
