@@ -1,0 +1,130 @@
+//! Mistakes that nobody planted: each comparison of the script turned, each sum and each bound shifted, one at a time. The
+//! twin must tell every one of them from the model, or [`HARMLESS`] must say why it cannot be told.
+//!
+//! The script is the model function by function, so what the twin does not notice in the one, no test of it would notice
+//! in the other. A sample runs with the tests; `TIEBAR_MUTANTS=all` runs them all (half an hour), and `MUTANTS.md` says
+//! what came of that.
+
+mod support;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use support::{RedisServer, twin};
+use tiebar::redis::SCRIPT;
+
+/// What is read, and what is written instead.
+const CHANGES: &[(&str, &str)] = &[
+    (" >= ", " > "),
+    (" > ", " >= "),
+    (" <= ", " < "),
+    (" < ", " <= "),
+    (" == ", " ~= "),
+    (" ~= ", " == "),
+    (" and ", " or "),
+    (" or ", " and "),
+    (" + ", " - "),
+    (" - ", " + "),
+    ("max(", "min("),
+    ("min(", "max("),
+    ("floor(", "math.ceil("),
+    ("not ", ""),
+    (" true", " false"),
+    (" false", " true"),
+    (" nil", " 1"),
+];
+
+/// Mutants that do what the script does: a part of the line, the change, and why it is none.
+const HARMLESS: &[(&str, &str, &str)] = &[];
+
+/// One of so many runs with the tests.
+const SAMPLE: usize = 12;
+/// Random runs a mutant may survive before it counts as missed; most fall in the first.
+const RUNS: u64 = 40;
+
+struct Mutant {
+    line: usize,
+    code: String,
+    change: (&'static str, &'static str),
+    script: String,
+}
+
+fn mutants() -> Vec<Mutant> {
+    let mut mutants = Vec::new();
+    let mut start = 0;
+    for (number, line) in SCRIPT.split_inclusive('\n').enumerate() {
+        let code = line.split("--").next().unwrap_or_default();
+        for (from, to) in CHANGES {
+            for (at, _) in code.match_indices(from) {
+                let (before, after) = (&SCRIPT[..start + at], &SCRIPT[start + at + from.len()..]);
+                // `math.floor(` is spelled out where it is given its short name.
+                if before.ends_with("math.") {
+                    continue;
+                }
+                mutants.push(Mutant {
+                    line: number + 1,
+                    code: line.trim().to_owned(),
+                    change: (from, to),
+                    script: format!("{before}{to}{after}"),
+                });
+            }
+        }
+        start += line.len();
+    }
+    mutants
+}
+
+/// The difference that gives a mutant away; none: it survived.
+async fn caught(server: &RedisServer, mutant: &Mutant, prefix: &str) -> Option<String> {
+    for seed in 1..=RUNS {
+        let run = twin::run(server, &mutant.script, seed, 250, &format!("{prefix}s{seed}:")).await;
+        if let Err(difference) = run {
+            return Some(difference);
+        }
+    }
+    None
+}
+
+#[test]
+fn each_is_caught_or_explained() {
+    let all = std::env::var("TIEBAR_MUTANTS").is_ok_and(|which| which == "all");
+    let mutants: Vec<Mutant> = mutants().into_iter().step_by(if all { 1 } else { SAMPLE }).collect();
+    let (next, survivors) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut server = RedisServer::start().await;
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(mutant) = mutants.get(index) else { return };
+                let harmless = HARMLESS
+                    .iter()
+                    .any(|(code, change, _)| mutant.code.contains(code) && *change == mutant.change.0);
+                if harmless {
+                    continue;
+                }
+                match caught(&server, mutant, &format!("m{index}:")).await {
+                    // One that never ends holds its server for ever.
+                    Some(difference) if difference.contains("BUSY") || difference.contains("no reply") => {
+                        server = RedisServer::start().await;
+                    }
+                    Some(_) => {}
+                    None => {
+                        let told = format!("line {}, {:?}: {}", mutant.line, mutant.change, mutant.code);
+                        println!("survives: {told}");
+                        survivors.lock().unwrap().push(told);
+                    }
+                }
+            }
+        });
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(work);
+        scope.spawn(work);
+    });
+    let survivors = survivors.into_inner().unwrap();
+    println!("{} mutants, {} survive", mutants.len(), survivors.len());
+    assert!(survivors.is_empty(), "not caught: {survivors:#?}");
+}
