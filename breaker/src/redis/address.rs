@@ -47,7 +47,7 @@ impl Address {
         let tls = match base {
             "redis" | "unix" => false,
             "rediss" => true,
-            _ => return Err(format!("unknown scheme {scheme:?}")),
+            _ => return Err(unknown(scheme)),
         };
         match kind {
             "" | "unix" => Self::single(&url.replacen("redis+unix://", "unix://", 1), tls),
@@ -67,7 +67,7 @@ impl Address {
                 }
                 Self::several(Topology::Cluster(places(hosts, 6_379)?), tls, access, "")
             }
-            _ => Err(format!("unknown scheme {scheme:?}")),
+            _ => Err(unknown(scheme)),
         }
     }
 
@@ -96,6 +96,15 @@ impl Address {
         let path = if database.is_empty() { "0" } else { database };
         let probe = Self::single(&format!("redis://{access}localhost/{path}"), tls)?;
         Ok(Self { topology, ..probe })
+    }
+}
+
+/// Only what looks like a scheme is repeated: in an address that is jumbled it may be the password.
+fn unknown(scheme: &str) -> String {
+    if scheme.chars().all(|c| c.is_ascii_alphabetic() || c == '+') {
+        format!("unknown scheme {scheme:?}")
+    } else {
+        "no scheme".to_owned()
     }
 }
 
@@ -174,6 +183,7 @@ mod tests {
         for (url, wrong) in [
             ("localhost:6379", "no scheme"),
             ("http://h", "unknown scheme"),
+            ("me:secret@redis://h", "no scheme"),
             ("redis+sentinel://a,b", "no master name"),
             ("redis+sentinel:///m", "no host"),
             ("redis+cluster://a:port", "no port number"),
