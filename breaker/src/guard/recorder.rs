@@ -10,7 +10,7 @@ use super::{Effective, Presented, RejectReason, Rejected, Settings};
 use crate::policy::{Config, Mode, StoreFailurePolicy};
 use crate::state::State;
 use crate::store::{
-    Acquire, Announcement, Batch, Exchange, MAX_BATCH, MAX_CAUSES, Memory, Outcome, ProbeResult, Reply, Status, Store,
+    Acquire, Announcement, Batch, Exchange, MAX_BATCH, MAX_CAUSES, MAX_INSTANCES, Memory, Outcome, ProbeResult, Reply, Status, Store,
     StoreError, View,
 };
 use std::collections::VecDeque;
@@ -739,8 +739,13 @@ impl Recorder {
     /// Believes a reply.
     fn take(&mut self, reply: Reply, request: &Exchange) {
         let now = Instant::now();
-        if matches!(reply.status, Status::Newer | Status::Full) {
-            self.fail(&StoreError::Refused(format!("{:?}", reply.status)));
+        let refusal = match reply.status {
+            Status::Newer => Some("its data is of a newer version; upgrade this instance".to_owned()),
+            Status::Full => Some(format!("it knows {MAX_INSTANCES} instances of this breaker already")),
+            _ => None,
+        };
+        if let Some(refusal) = refusal {
+            self.fail(&StoreError::Refused(refusal));
             return;
         }
         self.store_up.store(true, Ordering::Relaxed);
