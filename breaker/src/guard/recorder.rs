@@ -10,8 +10,8 @@ use super::{Effective, Presented, RejectReason, Rejected, Settings};
 use crate::policy::{Config, Mode, StoreFailurePolicy};
 use crate::state::State;
 use crate::store::{
-    Acquire, Announcement, Batch, Exchange, MAX_BATCH, MAX_CAUSES, MAX_INSTANCES, Memory, Outcome, ProbeResult, Reply, Status, Store,
-    StoreError, View,
+    Acquire, Announcement, Batch, Exchange, MAX_BATCH, MAX_CAUSES, MAX_INSTANCES, Memory, Outcome, ProbeResult, Reply,
+    Status, Store, StoreError, View,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;

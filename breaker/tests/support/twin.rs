@@ -389,7 +389,7 @@ impl Twin {
     }
 
     /// An instant at which the stored state changes by itself; now, when there is none ahead.
-    fn next_edge(&self, rng: &mut Rng) -> u64 {
+    fn next_edge(&self, rng: &mut Rng, patient: bool) -> u64 {
         let Some(data) = &self.row.data else { return self.now() };
         let core = &data.core;
         let config = self.row.config.as_ref().and_then(|stored| stored.config.as_ref());
@@ -425,8 +425,8 @@ impl Twin {
         visible.extend(config.and_then(|config| config.forced).map(|forced| forced.expires_at));
         visible.extend(row.map(|stored| stored.seen_at + 600_000));
         // Those that are near; the far ones would leave everything behind that is being judged.
-        visible
-            .retain(|edge| (self.now() + 1..self.now() + if rng.u8(..) < 8 { 700_000 } else { 10_000 }).contains(edge));
+        let reach = if !patient && rng.u8(..) < 32 { 700_000 } else { 19_000 };
+        visible.retain(|edge| (self.now() + 1..self.now() + reach).contains(edge));
         rng.choice(&visible).copied().unwrap_or(self.now())
     }
 
@@ -577,6 +577,8 @@ pub async fn run_versions(
         .collect();
     let mut policy = random_policy(&mut rng);
     let mut resets = 0;
+    // In every third run time passes without leaps, and some clients are silent for long: only then are they forgotten.
+    let patient = seed % 3 == 0;
     for step in 0..steps {
         let at = |error: String| format!("seed {seed}, step {step}: {error}");
         let now = twin.now();
@@ -584,10 +586,11 @@ pub async fn run_versions(
             0..90 => 0,
             90..170 => rng.u64(1..60),
             170..215 => rng.u64(60..700),
+            215..235 if patient => rng.u64(4_000..20_000),
             215..235 => rng.u64(700..4_000),
-            235..238 => rng.u64(4_000..70_000),
+            235..238 if !patient => rng.u64(4_000..70_000),
             // To an edge of time, give or take a millisecond.
-            _ => twin.next_edge(&mut rng).saturating_sub(now + 1) + rng.u64(0..3),
+            _ => twin.next_edge(&mut rng, patient).saturating_sub(now + 1) + rng.u64(0..3),
         };
         twin.set_now(now + span);
         if rng.u8(..) < 2 {
@@ -657,7 +660,11 @@ pub async fn run_versions(
                 };
             }
             _ => {
-                let index = rng.usize(..clients.len());
+                let index = if patient {
+                    (step / 60 + rng.usize(..2)) % clients.len()
+                } else {
+                    rng.usize(..clients.len())
+                };
                 let request = random_exchange(&mut rng, &mut clients[index], &policy, now);
                 let reply = twin.exchange(&request).await.map_err(at)?;
                 clients[index].last = Some(request);
