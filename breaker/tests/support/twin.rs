@@ -71,7 +71,12 @@ impl Client {
 }
 
 pub fn random_policy(rng: &mut Rng) -> Policy {
-    let rate = |rng: &mut Rng| if rng.bool() { rng.u64(1..=100) * 100 } else { 0 };
+    // Those that few calls meet exactly, as often as all others.
+    let rate = |rng: &mut Rng| match rng.u8(0..4) {
+        0 => *rng.choice(&[2_500, 5_000, 10_000]).unwrap(),
+        1 => rng.u64(1..=100) * 100,
+        _ => 0,
+    };
     let mut policy = Policy {
         mode: *rng
             .choice(&[
