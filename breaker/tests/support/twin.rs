@@ -584,6 +584,8 @@ pub async fn run_versions(
     let mut resets = 0;
     // In every third run time passes without leaps, and some clients are silent for long: only then are they forgotten.
     let patient = seed % 3 == 0;
+    // In every fifth nothing is ever programmed: instances judge by rules of their own, which need not agree.
+    let bare = seed % 5 == 1;
     for step in 0..steps {
         let at = |error: String| format!("seed {seed}, step {step}: {error}");
         let now = twin.now();
@@ -616,7 +618,13 @@ pub async fn run_versions(
             16..21 => twin.roll_back().await,
             21..45 => {
                 if rng.bool() {
+                    // With another window all evidence goes.
+                    let window = if rng.bool() { None } else { Some(policy.window) };
                     policy = random_policy(&mut rng);
+                    policy.window = window.unwrap_or(policy.window);
+                }
+                if bare {
+                    continue;
                 }
                 let forced = (rng.u8(..) < 90).then(|| Override {
                     open: rng.bool(),
