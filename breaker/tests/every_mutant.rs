@@ -81,7 +81,6 @@ const HARMLESS: &[(&str, &str)] = &[
     ("else bad = c.bad« > »", "none is no share of a rate above 0"),
     ("(R.sr > 0 and c.slo« > »", "none is no share of a rate above 0"),
     ("if c.run« > »", "an empty run is emptied"),
-    ("elseif c.run« > »", "an empty run is emptied"),
     ("(not least or room« < »", "the same number"),
     ("local unchanged = before« > »", "no configuration has revision 0"),
     // Only more is written than must be, or a time of hours differs by seconds.
