@@ -125,16 +125,19 @@ fn split(rest: &str) -> Result<(Option<&str>, &str, &str), String> {
 fn places(hosts: &str, default_port: u16) -> Result<Vec<(String, u16)>, String> {
     hosts
         .split(',')
-        .map(|host| {
+        .enumerate()
+        .map(|(index, host)| {
+            // By its place: what stands there may be a password whose `@` is missing.
+            let wrong = |what: &str| format!("host {} {what}", index + 1);
             let (name, port) = match host.rsplit_once(':') {
                 Some((name, port)) if !port.contains(']') => {
-                    let port = port.parse().map_err(|_| format!("{host:?} has no port number"))?;
+                    let port = port.parse().map_err(|_| wrong("has no port number"))?;
                     (name, port)
                 }
                 _ => (host, default_port),
             };
             if name.is_empty() {
-                return Err(format!("{host:?} names no host"));
+                return Err(wrong("has no name"));
             }
             Ok((name.trim_matches(['[', ']']).to_owned(), port))
         })
@@ -187,7 +190,8 @@ mod tests {
             ("redis+sentinel://a,b", "no master name"),
             ("redis+sentinel:///m", "no host"),
             ("redis+cluster://a:port", "no port number"),
-            ("redis+cluster://a:1,:2", "names no host"),
+            ("redis+cluster://a:1,:2", "host 2 has no name"),
+            ("redis+sentinel://me:secret/m", "host 1 has no port number"),
             ("redis+cluster://a/3", "database 0 alone"),
         ] {
             let error = Address::parse(url).unwrap_err();
