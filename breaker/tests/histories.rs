@@ -55,12 +55,12 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn new(url: &str, log: &Log) -> Self {
+    fn new(url: &str, script: &str, log: &Log) -> Self {
         let at = Arc::new(AtomicU64::new(clock()));
         let read = Arc::clone(&at);
         let clock: Arc<dyn Fn() -> u64 + Send + Sync> = Arc::new(move || read.load(Ordering::SeqCst));
         Self {
-            store: RedisStore::with_script(RedisSettings::new(url), SCRIPT, Some(clock)).unwrap(),
+            store: RedisStore::with_script(RedisSettings::new(url), script, Some(clock)).unwrap(),
             at,
             log: Arc::clone(log),
         }
@@ -298,7 +298,7 @@ async fn every_decision_is_the_machine_s() {
     let log = Log::default();
 
     // Programmed once, on both sides, at one instant.
-    let operator = Recorded::new(&server.url(), &log);
+    let operator = Recorded::new(&server.url(), SCRIPT, &log);
     let programme = Programme {
         leader: Leader::default(),
         spec: "{}".to_owned(),
@@ -326,9 +326,12 @@ async fn every_decision_is_the_machine_s() {
 
     let (failing, calls) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut starts = 0;
+    // Half of the fleet is a release ahead, by a script of the same layout.
+    let upgraded = format!("{SCRIPT}\n-- The next release.\n");
     let mut start = |who: usize| {
         starts += 1;
-        let store = Arc::new(Recorded::new(&server.url(), &log));
+        let script = if who % 2 == 0 { SCRIPT } else { &upgraded };
+        let store = Arc::new(Recorded::new(&server.url(), script, &log));
         let breakers = Breakers::new(store, Settings::new(&format!("i{who}")));
         let guard = breakers.guard(&id, None);
         let callers = (0..3)

@@ -2,9 +2,13 @@
 
 mod support;
 
+use redis::AsyncCommands as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use support::RedisServer;
-use tiebar::redis::{RedisSettings, RedisStore};
-use tiebar::store::Store as _;
+use tiebar::id::ServiceId;
+use tiebar::redis::{RedisSettings, RedisStore, SCRIPT};
+use tiebar::store::{Beat, Store as _};
 
 #[tokio::test]
 async fn user_and_password_of_the_settings_open_the_store() {
@@ -53,4 +57,34 @@ async fn the_eviction_policy_is_the_servers() {
         .await
         .unwrap();
     assert_eq!(store.eviction_policy().await.unwrap(), "allkeys-lru");
+}
+
+#[tokio::test]
+async fn heartbeats_of_the_gone_are_swept_once_there_are_many() {
+    let server = RedisServer::start().await;
+    let time = Arc::new(AtomicU64::new(1_764_000_000_000));
+    let read = Arc::clone(&time);
+    let mut settings = RedisSettings::new(&server.url());
+    settings.timeout = std::time::Duration::from_secs(10);
+    let clock = Arc::new(move || read.load(Ordering::Relaxed));
+    let store = RedisStore::with_script(settings, SCRIPT, Some(clock)).unwrap();
+    let beat = |name: &str| {
+        let beat = Beat {
+            instance: name.to_owned(),
+            boot: "b".to_owned(),
+            state: "closed".to_owned(),
+            ..Beat::default()
+        };
+        (ServiceId::parse("a").unwrap(), beat)
+    };
+    let client = redis::Client::open(format!("unix://{}", server.socket())).unwrap();
+    let mut raw = client.get_multiplexed_async_connection().await.unwrap();
+    let beats: Vec<_> = (0..2_000).map(|n| beat(&format!("i{n}"))).collect();
+    store.beat(&beats).await.unwrap();
+    for (passed, kept) in [(59_999, 2_001), (1, 1)] {
+        time.fetch_add(passed, Ordering::Relaxed);
+        store.beat(&[beat("late")]).await.unwrap();
+        let found: u64 = raw.hlen("cb:a:instances").await.unwrap();
+        assert_eq!(found, kept, "{passed} ms on");
+    }
 }

@@ -1,5 +1,8 @@
 //! Every reachable state of small configurations, breadth first, with the invariants checked at each step.
 //!
+//! In each state also what must change nothing is tried: outcomes of another generation, leases of others, batches that
+//! were answered long ago, rejections and ignored outcomes.
+//!
 //! States are compared after normalisation: generations by rank, instants relative to the clock and capped where the
 //! machine can no longer tell them apart. What is left is finite, so the walk ends.
 
@@ -10,9 +13,9 @@ use edges::is_edge;
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use tiebar::id::ServiceId;
 use tiebar::machine::{self, Row};
-use tiebar::policy::{Config, Override, Policy, Window};
+use tiebar::policy::{Config, Mode, Override, Policy, Window};
 use tiebar::state::{Kind, Reason, State};
-use tiebar::store::{Acquire, Batch, Event, Exchange, Memory, Outcome, ProbeResult, Reply};
+use tiebar::store::{Acquire, Batch, Event, Exchange, Memory, Outcome, ProbeResult, Reply, Status};
 
 const EPOCH: u64 = 1_764_000_000_000;
 /// Enough to close every configuration below; reaching it fails the test.
@@ -28,6 +31,7 @@ enum Action {
     Restart(usize),
     Lose,
     Force(Option<bool>),
+    Mode(Mode),
 }
 
 /// What an instance knows.
@@ -46,6 +50,7 @@ struct World {
     clients: [Client; 2],
     now: u64,
     forced: Option<Override>,
+    mode: Mode,
 }
 
 struct Walk {
@@ -80,9 +85,16 @@ impl Walk {
                 next.forced = open.map(|open| Override { open, expires_at: 0 });
                 return Ok(next);
             }
+            Action::Mode(mode) => {
+                next.mode = mode;
+                return Ok(next);
+            }
             Action::Restart(who) => {
                 next.clients[who] = Client {
                     boot: (world.clients[who].boot + 1) % 2,
+                    // Two boots stand for ever new ones, so their numbers go on.
+                    batch: world.clients[who].batch,
+                    token: world.clients[who].token,
                     ..Client::default()
                 };
                 return Ok(next);
@@ -108,7 +120,28 @@ impl Walk {
             Action::Resync(who) => self.send(&mut next, who, Vec::new(), Vec::new(), false)?,
         }
         self.check(world, &next, before)?;
+        self.harmless(&next)?;
         Ok(next)
+    }
+
+    /// What an instance sends, but for its outcomes and wishes.
+    fn request(&self, world: &World, who: usize) -> Exchange {
+        let client = &world.clients[who];
+        Exchange {
+            instance: format!("i{who}"),
+            boot: format!("i{who}b{}", client.boot),
+            memory: client.memory.clone(),
+            carried: Some(Config {
+                revision: 0,
+                policy: Policy {
+                    mode: world.mode,
+                    ..self.policy.clone()
+                },
+                forced: world.forced,
+            }),
+            seed: true,
+            ..Exchange::default()
+        }
     }
 
     fn send(
@@ -123,29 +156,21 @@ impl Walk {
         let generation = client.memory.as_ref().map_or(0, |memory| memory.generation);
         client.batch += 1;
         client.token += 1;
+        let (number, token) = (client.batch, client.token);
+        let sent = (outcomes.len() + probes.len()) as u64;
+        let leases: Vec<u64> = probes.iter().map(|probe| probe.lease).collect();
         let request = Exchange {
-            instance: format!("i{who}"),
-            boot: format!("i{who}b{}", client.boot),
-            memory: client.memory.clone(),
-            carried: Some(Config {
-                revision: 0,
-                policy: self.policy.clone(),
-                forced: world.forced,
-            }),
-            seed: true,
             batch: Some(Batch {
-                number: client.batch,
+                number,
                 generation,
                 outcomes,
                 probes,
                 ..Batch::default()
             }),
-            acquire: wish.then_some(Acquire {
-                token: client.token,
-                want: 2,
-            }),
-            ..Exchange::default()
+            acquire: wish.then_some(Acquire { token, want: 2 }),
+            ..self.request(world, who)
         };
+        let before = world.row.clone();
         let (reply, _) = machine::exchange(&mut world.row, &self.id, &request, world.now);
         // A retry of the very same request applies nothing and grants nothing new.
         let mut again = world.row.clone();
@@ -153,6 +178,21 @@ impl Walk {
         if repeated.applied != 0 || (reply.granted.1 > 0 && repeated.granted != reply.granted) {
             return Err(format!("a retry is not harmless: {reply:?} then {repeated:?}"));
         }
+        if reply.status == Status::Ok && reply.applied + reply.late != sent {
+            return Err(format!("I6: {sent} outcomes sent, answered by {reply:?}"));
+        }
+        // Before the outcomes came what the memory in the same request restored, and what was due.
+        let current = before.data.as_ref().map_or(0, |data| data.core.generation);
+        let held = |lease: u64| {
+            let mut leases = before.data.iter().flat_map(|data| &data.core.leases);
+            leases.any(|held| held.id == lease && held.instance == format!("i{who}") && held.deadline > world.now)
+        };
+        if reply.applied > 0 && (generation != current || !leases.iter().all(|lease| held(*lease))) {
+            return Err(format!(
+                "I5: outcomes of {generation} and leases {leases:?} applied to {before:?}"
+            ));
+        }
+        self.reached(&before, &world.row, &request)?;
         self.learn(&mut world.clients[who], &world.row, &reply);
         if self.announced {
             let heard = world.clients[who].memory.clone();
@@ -179,7 +219,156 @@ impl Walk {
             .retain(|(generation, lease)| *generation == view.generation && live(*lease));
     }
 
-    /// I1–I4 and the bounds, after one decision.
+    /// I3: closed comes of a verdict that was passed, of a person, or of memory that was closed.
+    fn reached(&self, before: &Row, after: &Row, request: &Exchange) -> Result<(), String> {
+        let known = before.events.back().map(|event| event.generation);
+        let fresh = after
+            .events
+            .iter()
+            .filter(|event| known.is_none_or(|known| event.generation > known));
+        for event in fresh.filter(|event| event.to == State::Closed && event.from != Some(State::Closed)) {
+            // Nobody vouches for generation 0.
+            let memory = request.memory.as_ref().filter(|memory| memory.generation > 0);
+            let remembered = memory.map(|memory| State::from_code(memory.state));
+            let mode = request.carried.as_ref().map(|carried| carried.policy.mode);
+            let number = |name: &str| -> u64 {
+                let (_, rest) = event.snapshot.split_once(&format!("\"{name}\":")).unwrap_or_default();
+                rest.split(|c: char| !c.is_ascii_digit())
+                    .next()
+                    .unwrap_or_default()
+                    .parse()
+                    .unwrap_or(0)
+            };
+            let allowed = match event.reason {
+                Reason::ModeChanged => before.data.as_ref().is_some_and(|data| Some(data.core.mode) != mode),
+                Reason::OverrideLapsed => {
+                    event.from == Some(State::ForcedClosed)
+                        && request.carried.as_ref().is_some_and(|carried| carried.forced.is_none())
+                }
+                Reason::Seeded => event.generation == 0 && remembered.is_none(),
+                Reason::Reseeded => {
+                    matches!(remembered, Some(Some(State::Closed | State::ForcedClosed)))
+                        || mode == Some(Mode::Disabled)
+                }
+                // No rate is set: one failed probe reopens.
+                Reason::ProbesSucceeded => number("finished") > 0 && number("failed") == 0,
+                _ => false,
+            };
+            if !allowed {
+                return Err(format!("I3: {event:?} from {before:?} by {request:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// I5, I6, I9: what must change nothing in this state, whoever sends it.
+    fn harmless(&self, world: &World) -> Result<(), String> {
+        let Some(data) = &world.row.data else { return Ok(()) };
+        let core = &data.core;
+        for who in 0..world.clients.len() {
+            let client = &world.clients[who];
+            let resync = self.request(world, who);
+            let failure = Outcome {
+                kind: Kind::Failure,
+                cause: 0,
+            };
+            let foreign = core
+                .leases
+                .iter()
+                .filter(|lease| lease.instance != resync.instance)
+                .map(|lease| lease.id);
+            let probes = foreign.chain([0, core.next_lease]).map(|lease| ProbeResult {
+                lease,
+                kind: Kind::Failure,
+                cause: 0,
+            });
+            let batch = |number: u64, generation: u64| Batch {
+                number,
+                generation,
+                ..Batch::default()
+            };
+            let stale = [core.generation.wrapping_sub(1), core.generation + 1];
+            let mut tried: Vec<(&str, Batch)> = stale
+                .iter()
+                .map(|generation| {
+                    let outcomes = vec![failure; 3];
+                    (
+                        "I5, another generation",
+                        Batch {
+                            outcomes,
+                            ..batch(client.batch + 1, *generation)
+                        },
+                    )
+                })
+                .collect();
+            let probes: Vec<ProbeResult> = probes.collect();
+            tried.push((
+                "I5, leases of others",
+                Batch {
+                    probes,
+                    ..batch(client.batch + 1, core.generation)
+                },
+            ));
+            // A number the store remembers; a store that lost it, or this boot for a minute, does not.
+            let marker = data.boots.get(&resync.boot).map_or(0, |marker| marker.number);
+            if marker == client.batch {
+                let outcomes = vec![failure; 3];
+                tried.push((
+                    "I6, again",
+                    Batch {
+                        outcomes,
+                        ..batch(client.batch, core.generation)
+                    },
+                ));
+            }
+            let outcomes = vec![
+                Outcome {
+                    kind: Kind::Ignored,
+                    cause: 0
+                };
+                3
+            ];
+            tried.push((
+                "I9, ignored",
+                Batch {
+                    outcomes,
+                    rejected: 5,
+                    ..batch(client.batch + 1, core.generation)
+                },
+            ));
+            let answer = |batch: Option<Batch>| {
+                let mut row = world.row.clone();
+                let request = Exchange {
+                    batch,
+                    ..resync.clone()
+                };
+                let (reply, _) = machine::exchange(&mut row, &self.id, &request, world.now);
+                let evidence = row.data.map(|data| {
+                    let core = data.core;
+                    (
+                        core.buckets,
+                        core.slots,
+                        core.run,
+                        core.leases,
+                        core.finished,
+                        core.failed,
+                        core.generation,
+                    )
+                });
+                (reply.applied, reply.view, evidence)
+            };
+            let (_, view, evidence) = answer(None);
+            for (what, batch) in tried {
+                let found = answer(Some(batch.clone()));
+                if found != (0, view.clone(), evidence.clone()) {
+                    return Err(format!("{what}: {batch:?} makes {found:?} of {view:?} {evidence:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// I1, I2, I4 and the bounds, after one decision.
     fn check(&self, before: &World, after: &World, generation: Option<u64>) -> Result<(), String> {
         let Some(data) = &after.row.data else { return Ok(()) };
         let core = &data.core;
@@ -286,9 +475,10 @@ impl Walk {
                 0
             };
             format!(
-                "{:?}{:?}{}{}{}{:?}{}{}{:?}{}{}{}{:?}{:?}{}",
+                "{:?}{:?}{:?}{}{}{}{:?}{}{}{:?}{}{}{}{:?}{:?}{}",
                 rank(core.generation),
                 core.state,
+                core.mode,
                 left(core.open_until),
                 core.streak.min(2),
                 core.round.min(2),
@@ -308,7 +498,7 @@ impl Walk {
                 },
             )
         });
-        format!("{clients:?}{data:?}{:?}", world.forced)
+        format!("{clients:?}{data:?}{:?}{:?}", world.forced, world.mode)
     }
 
     /// Walks; returns (states, steps, edges seen).
@@ -318,6 +508,7 @@ impl Walk {
             clients: Default::default(),
             now: EPOCH,
             forced: None,
+            mode: Mode::Enforce,
         };
         let mut seen: HashSet<String> = HashSet::new();
         let mut worlds: Vec<World> = vec![start.clone()];
@@ -486,4 +677,36 @@ fn hands_interfere() {
         actions,
         &wanted,
     );
+}
+
+/// Observe runs the same machine without leases, Disabled none; each change of mode begins anew.
+#[test]
+fn modes_change() {
+    let actions = vec![
+        Action::Pass(1_000),
+        Action::Say(0, Kind::Failure),
+        Action::Say(0, Kind::Success),
+        Action::Acquire(0),
+        Action::Probe(0, Kind::Success),
+        Action::Resync(1),
+        Action::Mode(Mode::Enforce),
+        Action::Mode(Mode::Observe),
+        Action::Mode(Mode::Disabled),
+        Action::Force(None),
+        Action::Force(Some(true)),
+    ];
+    let wanted = [
+        "closed → closed ModeChanged",
+        "open → closed ModeChanged",
+        "half_open → closed ModeChanged",
+        "forced_open → closed ModeChanged",
+        "closed → open ConsecutiveFailures",
+        "half_open → closed ProbesSucceeded",
+        "half_open → open ProbesFailed",
+    ];
+    let policy = Policy {
+        permitted_calls: 1,
+        ..small(1)
+    };
+    walk(true, policy, actions, &wanted);
 }

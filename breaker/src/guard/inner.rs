@@ -23,6 +23,9 @@ const SLOTS: usize = 1_024;
 const SLOT_TRIES: usize = 8;
 /// The longest a closed call waits for the store at the threshold.
 const HESITATION: Duration = Duration::from_millis(20);
+/// How often a waiting call is told to look again before it is rejected: once is what a circuit that closes takes, and a
+/// store that contradicts what it said before must not keep a call going in circles.
+const LOOKS: u32 = 3;
 /// A share of calls, in parts of this.
 pub(super) const RAMP_ONE: u64 = 1 << 32;
 
@@ -193,6 +196,7 @@ impl Inner {
     /// Admits or rejects one call.
     pub(super) async fn admit(self: &Arc<Self>) -> Result<Permit, Rejected> {
         let mut hesitated = false;
+        let mut looks = 0;
         loop {
             let word = Word::unpack(self.word.load(Ordering::Acquire));
             if word.hesitate && !hesitated && !word.local {
@@ -210,7 +214,7 @@ impl Inner {
                 Gate::Ramp if self.in_ramp_share() => return Ok(self.permit(word)),
                 Gate::Ramp => return Err(self.rejected(State::Closed, RejectReason::Ramp, Some(1_000))),
                 Gate::Ask => {
-                    if let Some(decided) = self.ask(word).await {
+                    if let Some(decided) = self.ask(word, &mut looks).await {
                         return decided;
                     }
                 }
@@ -243,7 +247,7 @@ impl Inner {
     }
 
     /// Decides what the word cannot; none: look again.
-    async fn ask(self: &Arc<Self>, word: Word) -> Option<Result<Permit, Rejected>> {
+    async fn ask(self: &Arc<Self>, word: Word, looks: &mut u32) -> Option<Result<Permit, Rejected>> {
         let details = *lock(&self.details);
         let now = Instant::now();
         let until = |instant: Instant| Some(instant.saturating_duration_since(now).as_millis() as u64);
@@ -286,7 +290,10 @@ impl Inner {
         self.nudge();
         match answer.await {
             Ok(Answer::Probe(permit)) => Some(Ok(permit)),
-            Ok(Answer::LookAgain) => None,
+            Ok(Answer::LookAgain) => {
+                *looks += 1;
+                (*looks >= LOOKS).then(|| Err(self.rejected(presented, reason, Some(1_000))))
+            }
             Ok(Answer::Rejected(rejected)) => {
                 self.counts[5].fetch_add(1, Ordering::Relaxed);
                 Some(Err(rejected))

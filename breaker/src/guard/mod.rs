@@ -8,6 +8,8 @@ mod inner;
 mod local;
 mod permit;
 mod recorder;
+#[cfg(test)]
+mod turns;
 mod word;
 
 pub use permit::Permit;

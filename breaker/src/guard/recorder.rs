@@ -10,8 +10,8 @@ use super::{Effective, Presented, RejectReason, Rejected, Settings};
 use crate::policy::{Config, Mode, StoreFailurePolicy};
 use crate::state::State;
 use crate::store::{
-    Acquire, Announcement, Batch, Exchange, MAX_BATCH, MAX_CAUSES, Memory, Outcome, ProbeResult, Reply, Status, Store,
-    StoreError, View,
+    Acquire, Announcement, Batch, Exchange, MAX_BATCH, MAX_CAUSES, MAX_INSTANCES, Memory, Outcome, ProbeResult, Reply,
+    Status, Store, StoreError, View,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -79,6 +79,8 @@ pub(super) struct Recorder {
     waiters_in: mpsc::Receiver<oneshot::Sender<Answer>>,
     waiters: VecDeque<oneshot::Sender<Answer>>,
     news: broadcast::Receiver<Announcement>,
+    /// There will be no more news.
+    deaf: bool,
     store_up: Arc<AtomicBool>,
     attempted: watch::Sender<bool>,
     /// Rules until the store has some.
@@ -100,6 +102,8 @@ pub(super) struct Recorder {
     asked_at: Instant,
     /// It has answered at least once.
     reached: bool,
+    /// The store has no state, so nothing can be urgent: whatever is sent now is not applied.
+    stateless: bool,
     backoff: Duration,
     headroom_until: Instant,
     gauge_sent: u64,
@@ -134,6 +138,7 @@ impl Recorder {
         Self {
             local: Local::new(inner.id.clone()),
             news: store.subscribe(),
+            deaf: false,
             inner,
             store,
             settings,
@@ -156,6 +161,7 @@ impl Recorder {
             failing_since: None,
             asked_at: now,
             reached: false,
+            stateless: false,
             backoff: BACKOFF.0,
             headroom_until: now,
             gauge_sent: 0,
@@ -508,8 +514,13 @@ impl Recorder {
         self.harmful_pending() && self.inner.unanswered.load(Ordering::Acquire) > headroom
     }
 
+    /// Speaking before `ask_at` would change nothing.
+    fn must_wait(&self) -> bool {
+        self.failing_since.is_some() || self.stateless
+    }
+
     fn wants_to_speak(&self, now: Instant) -> bool {
-        if self.failing_since.is_some() {
+        if self.must_wait() {
             return now >= self.ask_at;
         }
         let wants_probes = self.governor == Governor::Shared && !self.waiters.is_empty();
@@ -535,7 +546,7 @@ impl Recorder {
     /// Sleeps until something happens or falls due.
     async fn sleep(&mut self, now: Instant) {
         let mut until = self.ask_at.min(now + IDLE);
-        if self.failing_since.is_none() {
+        if !self.must_wait() {
             if !self.pending.is_empty() {
                 until = until.min(self.next_routine);
             }
@@ -561,7 +572,7 @@ impl Recorder {
             tokio::select! {
                 biased;
                 () = self.inner.wake.notified() => {}
-                news = self.news.recv() => self.hear(news),
+                news = self.news.recv(), if !self.deaf => self.hear(news),
                 waiter = self.waiters_in.recv() => if let Some(waiter) = waiter { self.wait(waiter) },
                 () = tokio::time::sleep_until(until) => {}
             }
@@ -591,7 +602,7 @@ impl Recorder {
             tokio::select! {
                 biased;
                 result = &mut exchange => break result,
-                news = self.news.recv() => { self.hear(news); self.publish(); }
+                news = self.news.recv(), if !self.deaf => { self.hear(news); self.publish(); }
                 waiter = self.waiters_in.recv() => if let Some(waiter) = waiter { self.wait(waiter) },
                 // A connection that hangs while it is made must not hold up the fallback.
                 () = tokio::time::sleep_until(patience_ends), if losing_patience => {
@@ -741,13 +752,19 @@ impl Recorder {
     /// Believes a reply.
     fn take(&mut self, reply: Reply, request: &Exchange) {
         let now = Instant::now();
-        if matches!(reply.status, Status::Newer | Status::Full) {
-            self.fail(&StoreError::Refused(format!("{:?}", reply.status)));
+        let refusal = match reply.status {
+            Status::Newer => Some("its data is of a newer version; upgrade this instance".to_owned()),
+            Status::Full => Some(format!("it knows {MAX_INSTANCES} instances of this breaker already")),
+            _ => None,
+        };
+        if let Some(refusal) = refusal {
+            self.fail(&StoreError::Refused(refusal));
             return;
         }
         self.store_up.store(true, Ordering::Relaxed);
         self.failing_since = None;
         self.reached = true;
+        self.stateless = reply.status == Status::Missing;
         self.backoff = BACKOFF.0;
         self.learn_config(&reply);
         let pause = self.settings.resync.max(Duration::from_millis(reply.interval_ms));
@@ -776,6 +793,8 @@ impl Recorder {
                 }
                 if request.acquire.is_some() && self.governor == Governor::Shared {
                     self.wish = None;
+                    // First the word: who is told to look again would else see the old one and ask again.
+                    self.publish();
                     self.answer_waiters(&reply, false);
                 }
             }
@@ -783,6 +802,7 @@ impl Recorder {
                 // What was sent is kept: it is applied once somebody has seeded the state.
                 self.ask_at = now + Duration::from_millis(200).min(pause);
                 self.next_routine = self.ask_at;
+                self.forget_void(reply.floor);
                 self.refuse_for_now();
             }
             _ => {
@@ -797,10 +817,15 @@ impl Recorder {
                 self.refuse_for_now();
             }
         }
+        self.forget_void(reply.floor);
+    }
+
+    /// Memory from before a tombstone says nothing about what was created after it.
+    fn forget_void(&mut self, floor: u64) {
         if self
             .heard
             .as_ref()
-            .is_some_and(|heard| reply.floor > 0 && heard.view.generation <= reply.floor)
+            .is_some_and(|heard| floor > 0 && heard.view.generation <= floor)
         {
             self.heard = None;
         }
@@ -887,13 +912,14 @@ impl Recorder {
                 let pause = self.jitter(Duration::from_millis(100));
                 self.ask_at = self.ask_at.min(now + pause);
             }
-            // The store is gone with its last owner; the periodic resync goes on failing.
-            Err(broadcast::error::RecvError::Closed) => {}
+            // A store that announces nothing; the periodic resync goes on. Listening on would return at once, for ever.
+            Err(broadcast::error::RecvError::Closed) => self.deaf = true,
         }
     }
 
     /// Believes a view unless a later one is known; true when it began a new generation.
     fn adopt(&mut self, view: View, now: Instant) -> bool {
+        self.stateless = false;
         let Some(known) = &self.heard else {
             self.heard = Some(Heard { view, at: now });
             return true;

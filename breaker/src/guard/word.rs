@@ -77,6 +77,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn any_bits_are_some_word() {
+        let mut bits = 1_u64;
+        for _ in 0..100_000 {
+            bits = bits
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let word = Word::unpack(bits);
+            assert_eq!(Word::unpack(word.pack()), word);
+        }
+    }
+
+    #[test]
     fn what_is_packed_is_unpacked() {
         for gate in [Gate::Pass, Gate::Free, Gate::Shadow, Gate::Ramp, Gate::Ask] {
             for presented in State::ALL

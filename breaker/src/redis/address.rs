@@ -47,7 +47,7 @@ impl Address {
         let tls = match base {
             "redis" | "unix" => false,
             "rediss" => true,
-            _ => return Err(format!("unknown scheme {scheme:?}")),
+            _ => return Err(unknown(scheme)),
         };
         match kind {
             "" | "unix" => Self::single(&url.replacen("redis+unix://", "unix://", 1), tls),
@@ -67,7 +67,7 @@ impl Address {
                 }
                 Self::several(Topology::Cluster(places(hosts, 6_379)?), tls, access, "")
             }
-            _ => Err(format!("unknown scheme {scheme:?}")),
+            _ => Err(unknown(scheme)),
         }
     }
 
@@ -116,6 +116,15 @@ pub fn without_password(url: &str) -> String {
     format!("{scheme}{separator}{access}{rest}{query}")
 }
 
+/// Only what looks like a scheme is repeated: in an address that is jumbled it may be the password.
+fn unknown(scheme: &str) -> String {
+    if scheme.chars().all(|c| c.is_ascii_alphabetic() || c == '+') {
+        format!("unknown scheme {scheme:?}")
+    } else {
+        "no scheme".to_owned()
+    }
+}
+
 /// User and password, hosts, path.
 fn split(rest: &str) -> Result<(Option<&str>, &str, &str), String> {
     let (access, rest) = match rest.rsplit_once('@') {
@@ -133,16 +142,19 @@ fn split(rest: &str) -> Result<(Option<&str>, &str, &str), String> {
 fn places(hosts: &str, default_port: u16) -> Result<Vec<(String, u16)>, String> {
     hosts
         .split(',')
-        .map(|host| {
+        .enumerate()
+        .map(|(index, host)| {
+            // By its place: what stands there may be a password whose `@` is missing.
+            let wrong = |what: &str| format!("host {} {what}", index + 1);
             let (name, port) = match host.rsplit_once(':') {
                 Some((name, port)) if !port.contains(']') => {
-                    let port = port.parse().map_err(|_| format!("{host:?} has no port number"))?;
+                    let port = port.parse().map_err(|_| wrong("has no port number"))?;
                     (name, port)
                 }
                 _ => (host, default_port),
             };
             if name.is_empty() {
-                return Err(format!("{host:?} names no host"));
+                return Err(wrong("has no name"));
             }
             Ok((name.trim_matches(['[', ']']).to_owned(), port))
         })
@@ -208,10 +220,12 @@ mod tests {
         for (url, wrong) in [
             ("localhost:6379", "no scheme"),
             ("http://h", "unknown scheme"),
+            ("me:secret@redis://h", "no scheme"),
             ("redis+sentinel://a,b", "no master name"),
             ("redis+sentinel:///m", "no host"),
             ("redis+cluster://a:port", "no port number"),
-            ("redis+cluster://a:1,:2", "names no host"),
+            ("redis+cluster://a:1,:2", "host 2 has no name"),
+            ("redis+sentinel://me:secret/m", "host 1 has no port number"),
             ("redis+cluster://a/3", "database 0 alone"),
         ] {
             let error = Address::parse(url).unwrap_err();

@@ -12,6 +12,9 @@ use std::collections::{BTreeMap, HashMap};
 /// The layout this version reads and writes; the script's `LAYOUT`.
 pub const LAYOUT: u64 = 1;
 
+/// Numbers beyond are none of the script's, whose arithmetic is exact up to here; calculating with them would overflow.
+const EXACT: u64 = 1 << 53;
+
 fn broken(what: &str) -> StoreError {
     StoreError::Protocol(what.to_owned())
 }
@@ -69,11 +72,7 @@ fn policy(rules: &[u64]) -> Option<Policy> {
         slow_call_ms: rules[4],
         minimum_calls: rules[5],
         minimum_instances: rules[6],
-        window: if rules[7] == 0 {
-            Window::Time(rules[8])
-        } else {
-            Window::Count(rules[8])
-        },
+        window: window(rules[7], rules[8])?,
         open_ms: rules[9],
         open_max_ms: rules[10],
         jitter_percent: rules[11],
@@ -88,6 +87,15 @@ fn policy(rules: &[u64]) -> Option<Policy> {
             .find(|p| *p as u64 == rules[18])
             .unwrap_or_default(),
     })
+}
+
+/// None without a length, by which instants are divided.
+fn window(kind: u64, length: u64) -> Option<Window> {
+    match (kind, length) {
+        (_, 0) => None,
+        (0, ms) => Some(Window::Time(ms)),
+        (_, size) => Some(Window::Count(size)),
+    }
 }
 
 /// Numbers as the script reads them.
@@ -187,6 +195,9 @@ fn reason(code: i64) -> StoreResult<Reason> {
 /// When they are not such numbers.
 pub fn view(numbers: &[i64]) -> StoreResult<View> {
     let n: &[i64; 13] = numbers.try_into().map_err(|_| broken("a view of another length"))?;
+    if n.iter().any(|n| n.unsigned_abs() > EXACT) {
+        return Err(broken("a number out of range"));
+    }
     let at = |index: usize| n[index].max(0) as u64;
     Ok(View {
         generation: at(0),
@@ -237,6 +248,9 @@ pub fn reply(value: &Value) -> StoreResult<Reply> {
     }
     if numbers.len() != 26 || items.len() < 27 {
         return Err(broken("a reply of another length"));
+    }
+    if numbers.iter().any(|n| n.unsigned_abs() > EXACT) {
+        return Err(broken("a number out of range"));
     }
     let at = |index: usize| numbers[index].max(0) as u64;
     reply.view = Some(view(&numbers[2..15])?);
@@ -298,7 +312,7 @@ fn packed_config(bytes: &[u8]) -> StoreResult<(Option<Config>, u64, bool)> {
         return Ok((None, at(2), true));
     }
     let rules: Vec<u64> = (5..numbers.len()).map(at).collect();
-    let policy = policy(&rules).ok_or_else(|| broken("rules of another length"))?;
+    let policy = policy(&rules).ok_or_else(|| broken("rules of another length or without a window"))?;
     let forced = (numbers[3] >= 0).then(|| Override {
         open: numbers[3] == 1,
         expires_at: at(4),
@@ -356,7 +370,8 @@ fn signed(value: &rmpv::Value) -> StoreResult<i64> {
     value
         .as_i64()
         .or_else(|| value.as_f64().map(|n| n as i64))
-        .ok_or_else(|| broken("something else than a number"))
+        .filter(|n| n.unsigned_abs() <= EXACT)
+        .ok_or_else(|| broken("something else than a number in range"))
 }
 
 fn number(value: &rmpv::Value) -> StoreResult<u64> {
@@ -459,11 +474,7 @@ pub fn data(hash: &HashMap<String, Vec<u8>>) -> StoreResult<Option<Data>> {
         previous: if previous < 0 { None } else { Some(state(previous)?) },
         mode: mode_of(n("mode")?),
         ramp_from: n("ramp")?,
-        window: if n("wt")? == 0 {
-            Window::Time(n("wl")?)
-        } else {
-            Window::Count(n("wl")?)
-        },
+        window: window(n("wt")?, n("wl")?).ok_or_else(|| broken("a window without a length"))?,
         window_id: n("wid")?,
         revision: n("rev")?,
         buckets: buckets(field("w")?)?,

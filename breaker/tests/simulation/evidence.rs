@@ -4,8 +4,16 @@ use crate::edges::is_edge;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use tiebar::machine::{Data, Row};
+use tiebar::policy::Mode;
 use tiebar::state::{Reason, State};
 use tiebar::store::{Event, Exchange, Reply};
+
+/// What was stored before a decision.
+pub(crate) struct Before {
+    pub(crate) data: Option<Data>,
+    /// The generation of the last event.
+    pub(crate) last_event: Option<u64>,
+}
 
 /// Collected over one run.
 #[derive(Default)]
@@ -55,7 +63,7 @@ impl Evidence {
     }
 
     /// An instance decided.
-    pub(crate) fn decided(&mut self, before: &Row, after: &Row, request: &Exchange, reply: &Reply) {
+    pub(crate) fn decided(&mut self, before: &Before, after: &Row, request: &Exchange, reply: &Reply) {
         self.decisions += 1;
         (
             &request.instance,
@@ -64,6 +72,10 @@ impl Evidence {
             .hash(&mut self.trace);
         self.transitions(before, after);
         self.counted += reply.applied;
+        self.closed_by_loss(before, after, request, reply);
+        if reply.applied == 0 {
+            self.no_evidence(before, after);
+        }
         let Some(batch) = &request.batch else { return };
         if reply.applied > 0 && !self.applied.insert((request.boot.clone(), batch.number)) {
             self.breaks(|| format!("I6: batch {} of {} applied twice", batch.number, request.boot));
@@ -79,12 +91,45 @@ impl Evidence {
         }
     }
 
+    /// I3: a lost state comes back closed only from an instance that knew it closed, or under generation 0.
+    fn closed_by_loss(&mut self, before: &Before, after: &Row, request: &Exchange, reply: &Reply) {
+        let memory = request.memory.as_ref().filter(|memory| memory.generation > reply.floor);
+        let knew = memory.map(|memory| State::from_code(memory.state));
+        let disabled = after.data.as_ref().is_some_and(|data| data.core.mode == Mode::Disabled);
+        for event in fresh(before, after) {
+            let wrong = match (event.from, event.to, event.reason) {
+                (None, State::Closed, Reason::Seeded) => event.generation > 0 || knew.is_some(),
+                (None, State::Closed, _) => {
+                    !disabled && !matches!(knew, Some(Some(State::Closed | State::ForcedClosed)))
+                }
+                _ => false,
+            };
+            if wrong {
+                self.breaks(|| format!("I3: {event:?} by {request:?}"));
+            }
+        }
+    }
+
+    /// I9: without an outcome no count rises.
+    fn no_evidence(&mut self, before: &Before, after: &Row) {
+        let (Some(was), Some(is)) = (&before.data, &after.data) else {
+            return;
+        };
+        let (was, is) = (&was.core, &is.core);
+        let (had, has) = (was.sums(), is.sums());
+        let rose =
+            has.calls > had.calls || has.failing > had.failing || has.slow > had.slow || is.finished > was.finished;
+        if was.generation == is.generation && rose {
+            self.breaks(|| format!("I9: {had:?} became {has:?} without an outcome"));
+        }
+    }
+
     /// The operator wrote.
-    pub(crate) fn written(&mut self, before: &Row, after: &Row) {
+    pub(crate) fn written(&mut self, before: &Before, after: &Row) {
         self.transitions(before, after);
     }
 
-    fn transitions(&mut self, before: &Row, after: &Row) {
+    fn transitions(&mut self, before: &Before, after: &Row) {
         if let Some(data) = &after.data {
             let core = &data.core;
             let probes = core.leases.len() as u64 + core.finished;
@@ -92,13 +137,7 @@ impl Evidence {
                 self.breaks(|| format!("I2: {probes} probes of {}", core.permitted));
             }
         }
-        let known = before.events.back().map(|event| event.generation);
-        let fresh: Vec<&Event> = after
-            .events
-            .iter()
-            .rev()
-            .take_while(|event| known.is_none_or(|known| event.generation > known))
-            .collect();
+        let fresh = fresh(before, after);
         let mut was = before.data.as_ref().map(|data| data.core.generation);
         for event in fresh.iter().rev() {
             let edge = format!(
@@ -137,4 +176,13 @@ impl Evidence {
             });
         }
     }
+}
+
+/// The events of one decision, newest first.
+fn fresh<'a>(before: &Before, after: &'a Row) -> Vec<&'a Event> {
+    let known = before.last_event;
+    let events = after.events.iter().rev();
+    events
+        .take_while(|event| known.is_none_or(|known| event.generation > known))
+        .collect()
 }

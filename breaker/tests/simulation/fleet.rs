@@ -228,8 +228,7 @@ impl Caller {
             let status = self.guard.status();
             let alone = status.degraded || status.isolated;
             if permit.presented() == Presented::State(State::HalfOpen) && !alone {
-                let row = self.net.row();
-                self.net.evidence(|evidence| evidence.probed(permit.generation(), &row));
+                self.net.probed(permit.generation());
             } else if permit.presented() == Presented::State(State::Closed) {
                 self.watch_propagation();
             }
@@ -260,15 +259,11 @@ impl Caller {
         if self.storm.load(Ordering::Relaxed) == 0 {
             return;
         }
-        let (row, clock) = (self.net.row(), self.net.clock());
-        let Some(data) = &row.data else { return };
-        let core = &data.core;
-        if core.mode == Mode::Enforce
-            && core.state == State::Open
-            && clock > core.since + bound
-            && clock < core.open_until
-        {
-            let late = clock - core.since;
+        let late = self.net.look(|core, clock| {
+            let core = core.filter(|core| core.mode == Mode::Enforce && core.state == State::Open)?;
+            (clock > core.since + bound && clock < core.open_until).then(|| clock - core.since)
+        });
+        if let Some(late) = late {
             self.net
                 .evidence(|evidence| evidence.breaks(|| format!("a call passed {late} ms after the circuit opened")));
         }
@@ -280,7 +275,7 @@ pub(crate) async fn simulate(seed: u64) -> Result<Report, String> {
     let mut rng = Rng::with_seed(seed);
     let instances = rng.usize(1..5);
     let weather = Weather::draw(&mut rng);
-    let net = Net::new(seed, instances + 1);
+    let net = Net::new(seed, instances + 1, weather.amnesia);
     let fleet = Arc::new(Fleet {
         weather,
         policy: policy(&mut rng),

@@ -1,7 +1,7 @@
 //! The store behind a bad network: requests and replies are lost, delayed, reordered and doubled, links are cut, the
 //! store forgets, falls back in time or jumps its clock. Every decision it makes is handed to [`Evidence`].
 
-use crate::evidence::Evidence;
+use crate::evidence::{Before, Evidence};
 use fastrand::Rng;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tiebar::id::ServiceId;
-use tiebar::machine::{self, Effects, Row};
+use tiebar::machine::{self, Core, Effects, Row};
 use tiebar::store::{
     Announcement, Beat, Event, Exchange, Leader, Programme, Reply, Snapshot, Store, StoreError, StoreResult,
     StoredConfig, Survey, Written,
@@ -41,6 +41,8 @@ pub(crate) struct Faults {
 struct World {
     row: Row,
     past: VecDeque<Row>,
+    /// Only then is the past kept: copying a row at every decision is half of a run's time.
+    falls_back: bool,
     beats: BTreeMap<String, Beat>,
     rng: Rng,
     faults: Faults,
@@ -72,14 +74,15 @@ enum Fate {
 }
 
 impl Net {
-    /// A network with links numbered from 0.
-    pub(crate) fn new(seed: u64, links: usize) -> Arc<Self> {
+    /// A network with links numbered from 0, to a store that may fall back in time.
+    pub(crate) fn new(seed: u64, links: usize, falls_back: bool) -> Arc<Self> {
         Arc::new(Self {
             id: ServiceId::parse("shop/inventory").unwrap(),
             start: Instant::now(),
             world: Mutex::new(World {
                 row: Row::default(),
                 past: VecDeque::new(),
+                falls_back,
                 beats: BTreeMap::new(),
                 rng: Rng::with_seed(seed ^ 0x5EED),
                 faults: Faults::default(),
@@ -174,15 +177,23 @@ impl Net {
         self.world().row.clone()
     }
 
-    /// The breaker's own clock, as of now.
-    pub(crate) fn clock(&self) -> u64 {
+    /// Looks at what is stored, at the breaker's own clock as of now.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(Option<&Core>, u64) -> T) -> T {
         let world = self.world();
         let now = self.now(&world);
-        world.row.data.as_ref().map_or(now, |data| {
-            let mut core = data.core.clone();
-            core.tick(now);
-            core.clock
-        })
+        let core = world.row.data.as_ref().map(|data| &data.core);
+        look(core, core.map_or(now, |core| core.clock.max(now + core.offset)))
+    }
+
+    /// The breaker's own clock, as of now.
+    pub(crate) fn clock(&self) -> u64 {
+        self.look(|_, clock| clock)
+    }
+
+    /// A guard let a probe through.
+    pub(crate) fn probed(&self, generation: u64) {
+        let world = &mut *self.world();
+        world.evidence.probed(generation, &world.row);
     }
 
     pub(crate) fn evidence<T>(&self, work: impl FnOnce(&mut Evidence) -> T) -> T {
@@ -226,13 +237,11 @@ impl Net {
 
     fn decide(self: &Arc<Self>, request: &Exchange) -> Reply {
         let (reply, effects) = {
-            let mut world = self.world();
-            let now = self.now(&world);
-            let before = world.row.clone();
+            let world = &mut *self.world();
+            let now = self.now(world);
+            let before = world.begin();
             let (reply, effects) = machine::exchange(&mut world.row, &self.id, request, now);
-            let after = world.row.clone();
-            world.evidence.decided(&before, &after, request, &reply);
-            world.keep(before);
+            world.evidence.decided(&before, &world.row, request, &reply);
             (reply, effects)
         };
         self.announce_all(effects);
@@ -242,13 +251,11 @@ impl Net {
     /// A decision of the operator's.
     fn write(self: &Arc<Self>, work: impl FnOnce(&mut Row, u64) -> (Written, Effects)) -> Written {
         let (written, effects) = {
-            let mut world = self.world();
-            let now = self.now(&world);
-            let before = world.row.clone();
+            let world = &mut *self.world();
+            let now = self.now(world);
+            let before = world.begin();
             let (written, effects) = work(&mut world.row, now);
-            let after = world.row.clone();
-            world.evidence.written(&before, &after);
-            world.keep(before);
+            world.evidence.written(&before, &world.row);
             (written, effects)
         };
         self.announce_all(effects);
@@ -288,10 +295,17 @@ impl Net {
 }
 
 impl World {
-    fn keep(&mut self, before: Row) {
-        self.past.push_back(before);
-        if self.past.len() > ROLLBACK {
-            self.past.pop_front();
+    /// Before a decision: what it will be compared with.
+    fn begin(&mut self) -> Before {
+        if self.falls_back {
+            self.past.push_back(self.row.clone());
+            if self.past.len() > ROLLBACK {
+                self.past.pop_front();
+            }
+        }
+        Before {
+            data: self.row.data.clone(),
+            last_event: self.row.events.back().map(|event| event.generation),
         }
     }
 }

@@ -9,13 +9,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tiebar::id::ServiceId;
-use tiebar::machine::{self, Row};
+use tiebar::machine::{self, Effects, Row, window};
 use tiebar::policy::{Config, Mode, Override, Policy, Window};
 use tiebar::redis::{RedisSettings, RedisStore, SUFFIXES, codec};
 use tiebar::state::Kind;
 use tiebar::store::{
-    Acquire, Batch, Exchange, Leader, Memory, Outcome, ProbeResult, Programme, Reply, Status, Store as _,
+    Acquire, Announcement, Batch, Exchange, Leader, Memory, Outcome, ProbeResult, Programme, Reply, Status, Store as _,
+    Written,
 };
+use tokio::sync::broadcast;
 
 /// The start of time in tests: an instant with digits of every kind.
 pub const EPOCH: u64 = 1_764_000_000_123;
@@ -69,7 +71,12 @@ impl Client {
 }
 
 pub fn random_policy(rng: &mut Rng) -> Policy {
-    let rate = |rng: &mut Rng| if rng.bool() { rng.u64(1..=100) * 100 } else { 0 };
+    // Those that few calls meet exactly, as often as all others.
+    let rate = |rng: &mut Rng| match rng.u8(0..4) {
+        0 => *rng.choice(&[2_500, 5_000, 10_000]).unwrap(),
+        1 => rng.u64(1..=100) * 100,
+        _ => 0,
+    };
     let mut policy = Policy {
         mode: *rng
             .choice(&[
@@ -109,6 +116,12 @@ pub fn random_policy(rng: &mut Rng) -> Policy {
     policy
 }
 
+/// The next announcement; none: it does not come.
+async fn soon(news: &mut broadcast::Receiver<Announcement>) -> Option<Announcement> {
+    let next = tokio::time::timeout(std::time::Duration::from_secs(5), news.recv());
+    next.await.ok()?.ok()
+}
+
 /// The model, and the dumps of the keys.
 type Saved = (Row, Vec<(String, Vec<u8>)>);
 
@@ -124,7 +137,11 @@ pub enum Lost {
 pub struct Twin {
     pub row: Row,
     pub id: ServiceId,
-    store: RedisStore,
+    /// One per version of the script; each decision is some version's.
+    stores: Vec<RedisStore>,
+    versions: Rng,
+    /// What the first of them hears.
+    news: broadcast::Receiver<Announcement>,
     raw: redis::aio::MultiplexedConnection,
     time: Arc<AtomicU64>,
     saved: Option<Saved>,
@@ -133,7 +150,7 @@ pub struct Twin {
 
 impl Twin {
     /// A fresh pair under a prefix of its own.
-    pub async fn new(server: &super::RedisServer, prefix: &str, script: &str) -> Self {
+    pub async fn new(server: &super::RedisServer, prefix: &str, scripts: &[&str]) -> Self {
         let time = Arc::new(AtomicU64::new(EPOCH));
         let clock = Arc::clone(&time);
         let settings = RedisSettings {
@@ -141,12 +158,20 @@ impl Twin {
             timeout: std::time::Duration::from_secs(10),
             ..RedisSettings::new(&server.url())
         };
-        let read = Arc::new(move || clock.load(Ordering::Relaxed));
+        let read: Arc<dyn Fn() -> u64 + Send + Sync> = Arc::new(move || clock.load(Ordering::Relaxed));
+        let store = |script: &&str| RedisStore::with_script(settings.clone(), script, Some(Arc::clone(&read))).unwrap();
         let client = redis::Client::open(format!("unix://{}", server.socket())).unwrap();
+        let stores: Vec<RedisStore> = scripts.iter().map(store).collect();
+        let mut news = stores[0].subscribe();
+        // Connects, and is subscribed once it says that something may have been missed.
+        stores[0].ids().await.unwrap();
+        assert_eq!(soon(&mut news).await, Some(Announcement::Gap));
         Self {
             row: Row::default(),
             id: ServiceId::parse("shop/inventory").unwrap(),
-            store: RedisStore::with_script(settings, script, Some(read)).unwrap(),
+            stores,
+            news,
+            versions: Rng::with_seed(0),
             raw: client.get_multiplexed_async_connection().await.unwrap(),
             time,
             saved: None,
@@ -167,16 +192,22 @@ impl Twin {
     }
 
     fn key(&self, suffix: &str) -> String {
-        self.store.keys().of(&self.id, suffix)
+        self.stores[0].keys().of(&self.id, suffix)
+    }
+
+    /// The version that decides next.
+    fn store(&mut self) -> &RedisStore {
+        let version = self.versions.usize(..self.stores.len());
+        &self.stores[version]
     }
 
     /// Both decide; their replies must be equal.
     pub async fn exchange(&mut self, request: &Exchange) -> Result<Reply, String> {
-        let now = self.now();
-        let (expected, _) = machine::exchange(&mut self.row, &self.id, request, now);
+        let (now, id) = (self.now(), self.id.clone());
+        let (expected, effects) = machine::exchange(&mut self.row, &self.id, request, now);
         let reply = self
-            .store
-            .exchange(&self.id, request)
+            .store()
+            .exchange(&id, request)
             .await
             .map_err(|error| error.to_string())?;
         if reply != expected {
@@ -185,49 +216,70 @@ impl Twin {
             ));
         }
         self.compare().await?;
+        self.listen(effects, false).await?;
         Ok(reply)
     }
 
     pub async fn configure(&mut self, programme: &Programme) -> Result<(), String> {
-        let now = self.now();
-        let (expected, _) = machine::configure(&mut self.row, &self.id, programme, now);
+        let (now, id) = (self.now(), self.id.clone());
+        let (expected, effects) = machine::configure(&mut self.row, &self.id, programme, now);
         let written = self
-            .store
-            .configure(&self.id, programme)
+            .store()
+            .configure(&id, programme)
             .await
             .map_err(|error| error.to_string())?;
         if written != expected {
             return Err(format!("configure: model {expected:?}, script {written:?}"));
         }
-        self.compare().await
+        self.compare().await?;
+        self.listen(effects, matches!(written, Written::Changed(_))).await
     }
 
     pub async fn tombstone(&mut self, leader: &Leader) -> Result<(), String> {
-        let now = self.now();
+        let (now, id) = (self.now(), self.id.clone());
         let expected = machine::tombstone(&mut self.row, leader, now);
         let written = self
-            .store
-            .tombstone(&self.id, leader)
+            .store()
+            .tombstone(&id, leader)
             .await
             .map_err(|error| error.to_string())?;
         if written != expected {
             return Err(format!("tombstone: model {expected:?}, script {written:?}"));
         }
-        self.compare().await
+        self.compare().await?;
+        self.listen(Effects::default(), matches!(written, Written::Changed(_)))
+            .await
     }
 
     pub async fn reset(&mut self, leader: &Leader, request: &str) -> Result<(), String> {
-        let now = self.now();
-        let (expected, _) = machine::reset(&mut self.row, &self.id, leader, request, now);
+        let (now, id) = (self.now(), self.id.clone());
+        let (expected, effects) = machine::reset(&mut self.row, &self.id, leader, request, now);
         let written = self
-            .store
-            .reset(&self.id, leader, request)
+            .store()
+            .reset(&id, leader, request)
             .await
             .map_err(|error| error.to_string())?;
         if written != expected {
             return Err(format!("reset: model {expected:?}, script {written:?}"));
         }
-        self.compare().await
+        self.compare().await?;
+        self.listen(effects, matches!(written, Written::Changed(_))).await
+    }
+
+    /// What a decision announces is what the model would have announced; what it should not have is found at the next.
+    async fn listen(&mut self, effects: Effects, revised: bool) -> Result<(), String> {
+        let transitions = effects.views.into_iter();
+        let mut expected: Vec<Announcement> = transitions
+            .map(|view| Announcement::Transition(self.id.clone(), view))
+            .collect();
+        expected.extend(revised.then(|| Announcement::Revision(self.id.clone())));
+        for expected in expected {
+            let heard = soon(&mut self.news).await;
+            if heard.as_ref() != Some(&expected) {
+                return Err(format!("announced: model {expected:?}, script {heard:?}"));
+            }
+        }
+        Ok(())
     }
 
     /// Loses keys on both sides.
@@ -309,7 +361,10 @@ impl Twin {
                 self.row.config
             ));
         }
-        let events: Vec<_> = events.iter().map(|(_, fields)| codec::event(fields).unwrap()).collect();
+        let events: Vec<_> = events
+            .iter()
+            .map(|(_, fields)| codec::event(fields).map_err(|error| error.to_string()))
+            .collect::<Result<_, _>>()?;
         if events != self.row.events.iter().cloned().collect::<Vec<_>>() {
             return Err(format!(
                 "events differ\n model {:?}\nscript {events:?}",
@@ -339,21 +394,44 @@ impl Twin {
     }
 
     /// An instant at which the stored state changes by itself; now, when there is none ahead.
-    fn next_edge(&self, rng: &mut Rng) -> u64 {
+    fn next_edge(&self, rng: &mut Rng, patient: bool) -> u64 {
         let Some(data) = &self.row.data else { return self.now() };
         let core = &data.core;
+        let config = self.row.config.as_ref().and_then(|stored| stored.config.as_ref());
+        let policy = config.map_or_else(Policy::default, |config| config.policy.clone());
         let mut edges = vec![
             core.open_until,
             core.run_at + core.window.silence_ms(),
             core.since + core.last_open_ms,
+            core.since + policy.ramp_ms + core.last_open_ms,
+            // A leap of the clock, and the end of the patience that follows it; a sweep; a new second.
+            core.clock + 20_000,
+            core.leapt_at + 60_000,
+            core.swept_at + 1_000,
+            (core.clock / 1_000 + 1) * 1_000,
+            core.ramp_from + policy.ramp_ms,
         ];
+        if let Window::Time(ms) = core.window {
+            edges.push(core.clock + window::until_next_bucket(core.clock, ms));
+            edges.extend(core.buckets.0.first().map(|(first, _)| (first + 10) * ms / 10));
+        }
         edges.extend(core.leases.iter().map(|lease| lease.deadline));
-        edges.extend((core.granted_at > 0).then(|| core.granted_at + 1_000));
-        let visible: Vec<u64> = edges
-            .iter()
-            .map(|edge| core.visible(*edge))
-            .filter(|edge| *edge > self.now())
-            .collect();
+        edges.extend((core.granted_at > 0).then(|| core.granted_at + policy.half_open_ms));
+        for record in data.instances.values() {
+            edges.extend([
+                record.seen + 5_000,
+                record.seen + 60_000,
+                record.rejected_at + core.window.silence_ms(),
+            ]);
+        }
+        edges.extend(data.boots.values().map(|marker| marker.at + 60_000));
+        let mut visible: Vec<u64> = edges.iter().map(|edge| core.visible(*edge)).collect();
+        let row = self.row.config.as_ref();
+        visible.extend(config.and_then(|config| config.forced).map(|forced| forced.expires_at));
+        visible.extend(row.map(|stored| stored.seen_at + 600_000));
+        // Those that are near; the far ones would leave everything behind that is being judged.
+        let reach = if !patient && rng.u8(..) < 32 { 700_000 } else { 19_000 };
+        visible.retain(|edge| (self.now() + 1..self.now() + reach).contains(edge));
         rng.choice(&visible).copied().unwrap_or(self.now())
     }
 
@@ -482,8 +560,19 @@ pub async fn run(
     steps: usize,
     prefix: &str,
 ) -> Result<(), String> {
+    run_versions(server, &[script], seed, steps, prefix).await
+}
+
+/// The same with several versions of the script at once.
+pub async fn run_versions(
+    server: &super::RedisServer,
+    scripts: &[&str],
+    seed: u64,
+    steps: usize,
+    prefix: &str,
+) -> Result<(), String> {
     let mut rng = Rng::with_seed(seed);
-    let mut twin = Twin::new(server, prefix, script).await;
+    let mut twin = Twin::new(server, prefix, scripts).await;
     let mut clients: Vec<Client> = (0..4)
         .map(|n| Client {
             name: format!("i{n}"),
@@ -493,6 +582,10 @@ pub async fn run(
         .collect();
     let mut policy = random_policy(&mut rng);
     let mut resets = 0;
+    // In every third run time passes without leaps, and some clients are silent for long: only then are they forgotten.
+    let patient = seed % 3 == 0;
+    // In every fifth nothing is ever programmed: instances judge by rules of their own, which need not agree.
+    let bare = seed % 5 == 1;
     for step in 0..steps {
         let at = |error: String| format!("seed {seed}, step {step}: {error}");
         let now = twin.now();
@@ -500,10 +593,11 @@ pub async fn run(
             0..90 => 0,
             90..170 => rng.u64(1..60),
             170..215 => rng.u64(60..700),
-            215..245 => rng.u64(700..4_000),
-            245..248 => rng.u64(4_000..70_000),
+            215..235 if patient => rng.u64(4_000..20_000),
+            215..235 => rng.u64(700..4_000),
+            235..238 if !patient => rng.u64(4_000..70_000),
             // To an edge of time, give or take a millisecond.
-            _ => twin.next_edge(&mut rng).saturating_sub(now + 1) + rng.u64(0..3),
+            _ => twin.next_edge(&mut rng, patient).saturating_sub(now + 1) + rng.u64(0..3),
         };
         twin.set_now(now + span);
         if rng.u8(..) < 2 {
@@ -524,7 +618,13 @@ pub async fn run(
             16..21 => twin.roll_back().await,
             21..45 => {
                 if rng.bool() {
+                    // With another window all evidence goes.
+                    let window = if rng.bool() { None } else { Some(policy.window) };
                     policy = random_policy(&mut rng);
+                    policy.window = window.unwrap_or(policy.window);
+                }
+                if bare {
+                    continue;
                 }
                 let forced = (rng.u8(..) < 90).then(|| Override {
                     open: rng.bool(),
@@ -544,7 +644,13 @@ pub async fn run(
                 };
                 twin.configure(&programme).await.map_err(at)?;
             }
-            45..49 => twin.tombstone(&twin.leader().clone()).await.map_err(at)?,
+            45..49 => {
+                twin.tombstone(&twin.leader().clone()).await.map_err(at)?;
+                // A replica whose clock lies behind the floor.
+                if rng.bool() {
+                    twin.set_now(now - rng.u64(1..90_000));
+                }
+            }
             49..56 => {
                 resets += u32::from(rng.bool());
                 twin.reset(
@@ -567,7 +673,11 @@ pub async fn run(
                 };
             }
             _ => {
-                let index = rng.usize(..clients.len());
+                let index = if patient {
+                    (step / 60 + rng.usize(..2)) % clients.len()
+                } else {
+                    rng.usize(..clients.len())
+                };
                 let request = random_exchange(&mut rng, &mut clients[index], &policy, now);
                 let reply = twin.exchange(&request).await.map_err(at)?;
                 clients[index].last = Some(request);

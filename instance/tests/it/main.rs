@@ -7,7 +7,10 @@ mod grpc;
 mod headers;
 mod hostile;
 mod http2;
+#[path = "../../../breaker/tests/support/mutate.rs"]
+mod mutate;
 mod probes;
+mod random;
 mod rejections;
 mod routes;
 mod streams;
