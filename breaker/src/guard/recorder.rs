@@ -100,6 +100,8 @@ pub(super) struct Recorder {
     last_reply: Instant,
     failing_since: Option<Instant>,
     backoff: Duration,
+    /// Failing and slow outcomes that do no harm, as last told, and until when.
+    headroom: u64,
     headroom_until: Instant,
     gauge_sent: u64,
     gauge_at: Instant,
@@ -155,6 +157,7 @@ impl Recorder {
             last_reply: now,
             failing_since: None,
             backoff: BACKOFF.0,
+            headroom: 0,
             headroom_until: now,
             gauge_sent: 0,
             gauge_at: now,
@@ -493,12 +496,11 @@ impl Recorder {
 
     /// Whether what is pending may trip the circuit, and therefore does not wait.
     fn may_trip(&self, now: Instant) -> bool {
-        let headroom = if now >= self.headroom_until {
-            0
-        } else {
-            self.inner.headroom.load(Ordering::Acquire)
-        };
-        self.harmful_pending() && self.inner.unanswered.load(Ordering::Acquire) > headroom
+        self.harmful_pending() && self.inner.unanswered.load(Ordering::Acquire) > self.headroom(now)
+    }
+
+    fn headroom(&self, now: Instant) -> u64 {
+        if now >= self.headroom_until { 0 } else { self.headroom }
     }
 
     fn wants_to_speak(&self, now: Instant) -> bool {
@@ -763,9 +765,7 @@ impl Recorder {
                     failing: reply.failing,
                     slow: reply.slow,
                 };
-                self.inner
-                    .headroom
-                    .store(reply.headroom.unwrap_or(u64::MAX), Ordering::Release);
+                self.headroom = reply.headroom.unwrap_or(u64::MAX);
                 self.headroom_until = now
                     + if reply.headroom.is_none() && reply.headroom_ms == 0 {
                         // Nothing is judged; the next generation ends that.
@@ -955,11 +955,8 @@ impl Recorder {
             lock(&self.inner.details).denied = true;
         }
         let guarded = matches!(word.gate, Gate::Pass | Gate::Ramp) && !local && !fallback;
-        if now >= self.headroom_until {
-            // Calls that end from now on are to see it, too.
-            self.inner.headroom.store(0, Ordering::Release);
-        }
-        let headroom = self.inner.headroom.load(Ordering::Acquire);
+        let headroom = if guarded { self.headroom(now) } else { u64::MAX };
+        self.inner.headroom.store(headroom, Ordering::Release);
         let may_trip = || guarded && self.inner.unanswered.load(Ordering::Acquire) > headroom;
         word.hesitate = may_trip();
         // A call that ended since may have set the bit, which is lost now: the swap sees its count, so look again.
