@@ -26,9 +26,9 @@ const RETRY_FOR: Duration = Duration::from_secs(10);
 const SEED_AFTER: Duration = Duration::from_secs(2);
 /// Outcomes kept while the store is silent.
 const PENDING: usize = 65_536;
-/// The least pause before a batch that cannot trip the circuit. An exchange costs as much CPU as ten guarded calls; a
-/// busy instance makes a hundred exchanges a second, not as many as the store can answer.
-const ROUTINE: Duration = Duration::from_millis(10);
+/// The least pause before a batch that cannot trip the circuit. An exchange costs as much CPU as several proxied calls: a
+/// busy instance makes fifty a second, not as many as the store can answer.
+const ROUTINE: Duration = Duration::from_millis(20);
 /// The running-slow gauge is looked at this often.
 const GAUGE_EVERY: Duration = Duration::from_millis(250);
 /// Pauses between attempts while the store fails: from, to.
