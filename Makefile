@@ -18,10 +18,13 @@ check: ## formatting, lints, documentation
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
-bench: tools ## the benchmarks, as ratios in one run
-	cargo bench --locked -p tiebar --bench peers
+bench: tools ## the benchmarks, as one table in target/bench.json
+	.ci/bench-tools
+	rm -f target/bench*.json
+	cargo build --release --locked -p instance -p upstream -p loadgen -p operator -p ui
 	cargo bench --locked -p operator --bench cold
 	cargo bench --locked -p ui --bench viewers
+	cargo bench --locked -p tiebar --bench peers
 
 soak: tools ## mixed faults under load for SOAK_MINUTES (10); ends with a table of what adds up
 	cargo run --locked -p tests --example soak

@@ -78,8 +78,8 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ),
     (
         "unknown becomes closed",
-        "if not seed(memory, ARGV[10] == '1') then",
-        "if not seed(memory, true) then",
+        "ARGV[10] == '1') then return {1, void} end",
+        "true) then return {1, void} end",
     ),
     (
         "a lost open state comes back closed",
@@ -231,6 +231,41 @@ const MUTANTS: &[(&str, &str, &str)] = &[
         "open expires with its key",
         "if c.st == CLOSED then ttl =",
         "if true then ttl =",
+    ),
+    (
+        "a batch taken at once ignores the rate",
+        "and (R.fr == 0 or not holds(sum_f + bad, max(minimum(), sum_c), R.fr))",
+        "",
+    ),
+    (
+        "a batch taken at once ignores the run",
+        "return (R.cf == 0 or c.run + bad < R.cf)",
+        "return true",
+    ),
+    (
+        "a batch taken at once ignores slowness",
+        "and (R.sr == 0 or not holds(sum_s + c.gau + slow_ones, max(minimum(), sum_c + c.gau), R.sr))",
+        "",
+    ),
+    (
+        "a success in a batch taken at once does not end a run",
+        "if last < calls and c.run > 0 then c.run, c.runby = 0, {} end",
+        "",
+    ),
+    (
+        "a count window one too long after a batch taken at once",
+        "string.sub(c.sl .. slots, -5 * c.wl)",
+        "string.sub(c.sl .. slots, -5 * c.wl - 5)",
+    ),
+    (
+        "ignored outcomes count in a batch taken at once",
+        "if string.find(outcomes, '4', 1, true) then return false end",
+        "",
+    ),
+    (
+        "a memory of the store's own generation is not read",
+        "(remembered_gen ~= c.gen or tonumber(remembered_state) ~= c.st)",
+        "remembered_gen ~= c.gen",
     ),
 ];
 

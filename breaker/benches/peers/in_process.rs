@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tiebar::guard::{Breakers, Guard, Settings, Verdict};
+use tiebar::guard::{Breakers, Guard, Permit, Settings, Verdict};
 use tiebar::id::ServiceId;
 use tiebar::memory::MemoryStore;
 use tiebar::policy::Policy;
@@ -66,8 +66,8 @@ fn two_threads(work: impl Fn() + Sync) -> (Duration, u64) {
     (start.elapsed(), CALLS / 2)
 }
 
-/// The rows of this group.
-pub(crate) fn rows(runtime: &Runtime, server: &RedisServer) -> Vec<Row> {
+/// The rows of this group, and what a closed call costs.
+pub(crate) fn rows(runtime: &Runtime, server: &RedisServer) -> (Vec<Row>, Spread) {
     let (_closed, closed) = guard(runtime, "closed", Policy::default());
     let (_open, open) = guard(
         runtime,
@@ -81,17 +81,51 @@ pub(crate) fn rows(runtime: &Runtime, server: &RedisServer) -> Vec<Row> {
         },
     );
     trip(&open);
-    let others = others(runtime, server, &closed);
-    let refused = in_turns(&mut [Box::new(|| {
-        timed(CALLS, || {
-            assert!(open.acquire().now_or_never().expect("no wait").is_err());
+    let (_half_open, half_open) = guard(
+        runtime,
+        "half-open",
+        Policy {
+            consecutive_failures: 1,
+            minimum_instances: 1,
+            open_ms: 100,
+            open_max_ms: 100,
+            permitted_calls: 1,
+            half_open_ms: 3_600_000,
+            call_timeout_ms: 3_500_000,
+            ..Policy::default()
+        },
+    );
+    trip(&half_open);
+    let _probe = probe(runtime, &half_open);
+    let (others, ours) = others(runtime, server, &closed);
+    let refused = |guard: &Guard| {
+        in_turns(&mut [Box::new(|| {
+            timed(CALLS, || {
+                assert!(guard.acquire().now_or_never().expect("no wait").is_err());
+            })
+        })])[0]
+    };
+    let open_refused = refused(&open);
+    // A refusal says when asking again makes sense; until then the guard answers by itself, 500 ms at most.
+    let half_open_refused = in_turns(&mut [Box::new(|| {
+        while half_open.acquire().now_or_never().is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        timed(100, || {
+            assert!(half_open.acquire().now_or_never().is_none_or(|answer| answer.is_err()));
         })
-    })]);
+    })])[0];
     let allocations = allocation_counter::measure(|| (0..CALLS).for_each(|_| call(&closed)));
     let mut rows = others;
     rows.push(Row::alone(
         "open call, rejected in process",
-        refused[0].text(),
+        open_refused.text(),
+        "",
+        None,
+    ));
+    rows.push(Row::alone(
+        "half-open call, refused in process",
+        half_open_refused.text(),
         "",
         None,
     ));
@@ -101,7 +135,32 @@ pub(crate) fn rows(runtime: &Runtime, server: &RedisServer) -> Vec<Row> {
         "0",
         Some(allocations.count_total == 0),
     ));
-    rows
+    (rows, ours)
+}
+
+/// The one probe of a circuit whose wait is over.
+fn probe(runtime: &Runtime, guard: &Guard) -> Permit {
+    runtime.block_on(async {
+        loop {
+            match guard.acquire().await {
+                Ok(permit) => return permit,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    })
+}
+
+/// The local breaker of the language that has most of them.
+pub(crate) fn beside_gobreaker(ours: Spread, peers: &serde_json::Value) -> Vec<Row> {
+    let theirs = peers["gobreaker"]["local_ns"].as_f64().unwrap_or(f64::NAN);
+    vec![Row {
+        measure: "closed call beside gobreaker, local (Go)".to_owned(),
+        ours: ours.text(),
+        peer: format!("{theirs:.0} ns"),
+        ratio: Some(theirs / ours.median),
+        target: String::new(),
+        held: None,
+    }]
 }
 
 fn trip(open: &Guard) {
@@ -114,7 +173,7 @@ fn trip(open: &Guard) {
     std::thread::sleep(Duration::from_millis(50));
 }
 
-fn others(runtime: &Runtime, server: &RedisServer, closed: &Guard) -> Vec<Row> {
+fn others(runtime: &Runtime, server: &RedisServer, closed: &Guard) -> (Vec<Row>, Spread) {
     let resilience = CircuitBreakerLayer::builder()
         .failure_rate_threshold(0.5)
         .sliding_window_size(100)
@@ -182,7 +241,7 @@ fn others(runtime: &Runtime, server: &RedisServer, closed: &Guard) -> Vec<Row> {
             })
         }),
     ]);
-    vec![
+    let rows = vec![
         Row::alone(
             "closed call, one thread",
             ours.text(),
@@ -211,5 +270,6 @@ fn others(runtime: &Runtime, server: &RedisServer, closed: &Guard) -> Vec<Row> {
             target: "≤ 300 ns".to_owned(),
             held: Some(two[0].median <= 300.0),
         },
-    ]
+    ];
+    (rows, ours)
 }

@@ -23,7 +23,7 @@ fn outcomes(size: usize) -> Vec<Outcome> {
 }
 
 /// Microseconds of server time spent in functions so far, and their number.
-async fn spent(connection: &mut redis::aio::MultiplexedConnection) -> (u64, u64) {
+pub(crate) async fn spent(connection: &mut redis::aio::MultiplexedConnection) -> (u64, u64) {
     let info: String = redis::cmd("INFO")
         .arg("commandstats")
         .query_async(connection)

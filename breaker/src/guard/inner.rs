@@ -5,9 +5,11 @@ use super::word::{Gate, HESITATE, Word};
 use super::{Effective, Presented, RejectReason, Rejected, Transition};
 use crate::id::ServiceId;
 use crate::state::{Cause, Kind, State};
+use super::stripes::Stripes;
 use crossbeam_queue::ArrayQueue;
+use crossbeam_utils::CachePadded;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -28,6 +30,12 @@ const HESITATION: Duration = Duration::from_millis(20);
 const LOOKS: u32 = 3;
 /// A share of calls, in parts of this.
 pub(super) const RAMP_ONE: u64 = 1 << 32;
+
+/// How the recorder sleeps: not at all, until anything happens, until something happens that cannot wait. Collecting
+/// outcomes costs little, being woken for each costs as much as the rest of a proxied call's guarding together.
+pub(super) const AWAKE: u8 = 0;
+pub(super) const LIGHTLY: u8 = 1;
+pub(super) const DEEPLY: u8 = 2;
 
 /// Where an outcome goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +111,7 @@ pub(super) struct Inner {
     pub(super) slow_ms: AtomicU64,
     pub(super) timeout_ms: AtomicU64,
     pub(super) queue: ArrayQueue<Done>,
-    pub(super) asleep: AtomicBool,
+    pub(super) sleep: AtomicU8,
     pub(super) wake: Notify,
     /// Failing and slow outcomes the store has not answered for, and how many it said do no harm.
     pub(super) unanswered: AtomicU64,
@@ -114,10 +122,9 @@ pub(super) struct Inner {
     /// The share admitted in a ramp, in parts of [`RAMP_ONE`].
     pub(super) ramp_share: AtomicU64,
     slots: Box<[AtomicU64]>,
-    next_slot: AtomicU64,
+    next_slot: CachePadded<AtomicU64>,
     epoch: Instant,
-    pub(super) in_flight: AtomicU64,
-    pub(super) counts: [AtomicU64; 6],
+    pub(super) stripes: Stripes,
     pub(super) shadow_rejected: AtomicU64,
     pub(super) late: AtomicU64,
     pub(super) dropped: AtomicU64,
@@ -167,7 +174,7 @@ impl Inner {
             slow_ms: AtomicU64::new(0),
             timeout_ms: AtomicU64::new(0),
             queue: ArrayQueue::new(QUEUE),
-            asleep: AtomicBool::new(false),
+            sleep: AtomicU8::new(AWAKE),
             wake: Notify::new(),
             unanswered: AtomicU64::new(0),
             headroom: AtomicU64::new(u64::MAX),
@@ -176,10 +183,9 @@ impl Inner {
             ramp_debt: AtomicU64::new(0),
             ramp_share: AtomicU64::new(RAMP_ONE),
             slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
-            next_slot: AtomicU64::new(0),
+            next_slot: CachePadded::default(),
             epoch: now,
-            in_flight: AtomicU64::new(0),
-            counts: Default::default(),
+            stripes: Stripes::default(),
             shadow_rejected: AtomicU64::new(0),
             late: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
@@ -234,7 +240,7 @@ impl Inner {
         // Past the bound the call goes on: waiting longer would make the store's slowness the caller's.
         let deadline = Instant::now() + HESITATION;
         // Once: a recorder that must wait before it may ask again publishes whenever it is woken, which wakes this loop.
-        self.nudge();
+        self.nudge(true);
         loop {
             let answered = self.answered.notified();
             if self.word.load(Ordering::Acquire) & HESITATE == 0 {
@@ -287,7 +293,7 @@ impl Inner {
         if self.waiting.try_send(sender).is_err() {
             return Some(Err(self.rejected(presented, reason, Some(1_000))));
         }
-        self.nudge();
+        self.nudge(true);
         match answer.await {
             Ok(Answer::Probe(permit)) => Some(Ok(permit)),
             Ok(Answer::LookAgain) => {
@@ -295,7 +301,7 @@ impl Inner {
                 (*looks >= LOOKS).then(|| Err(self.rejected(presented, reason, Some(1_000))))
             }
             Ok(Answer::Rejected(rejected)) => {
-                self.counts[5].fetch_add(1, Ordering::Relaxed);
+                self.stripes.count_rejected();
                 Some(Err(rejected))
             }
             // The recorder ended: the process is shutting down.
@@ -304,7 +310,7 @@ impl Inner {
     }
 
     fn rejected(&self, state: State, reason: RejectReason, retry_after_ms: Option<u64>) -> Rejected {
-        self.counts[5].fetch_add(1, Ordering::Relaxed);
+        self.stripes.count_rejected();
         Rejected {
             state: Presented::State(state),
             reason,
@@ -328,7 +334,7 @@ impl Inner {
         generation: u64,
         gauge: bool,
     ) -> Permit {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.stripes.begin();
         let started = Instant::now();
         let slot = if gauge && route == Route::Shared {
             self.watch(started, generation)
@@ -386,17 +392,18 @@ impl Inner {
 
     /// Takes a finished call.
     pub(super) fn finished(&self, done: Done) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.counts[done.kind.code() as usize].fetch_add(1, Ordering::Relaxed);
+        self.stripes.end(done.kind);
         let probe = matches!(done.route, Route::Probe(_) | Route::LocalProbe(_));
         if done.route == Route::Nowhere || (done.kind == Kind::Ignored && !probe) {
             return;
         }
         let harmful = done.is_harmful();
+        let mut urgent = done.route != Route::Shared;
         if harmful {
             let unanswered = self.unanswered.fetch_add(1, Ordering::AcqRel) + 1;
             if unanswered > self.headroom.load(Ordering::Acquire) {
                 self.word.fetch_or(HESITATE, Ordering::AcqRel);
+                urgent = true;
             }
         }
         if self.queue.push(done).is_err() {
@@ -405,12 +412,17 @@ impl Inner {
                 self.unanswered.fetch_sub(1, Ordering::AcqRel);
             }
         }
-        self.nudge();
+        self.nudge(urgent);
     }
 
-    /// Wakes the recorder if it sleeps.
-    pub(super) fn nudge(&self) {
-        if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
+    /// Wakes the recorder, unless it is awake or this can wait.
+    pub(super) fn nudge(&self, urgent: bool) {
+        let can_wait = match self.sleep.load(Ordering::SeqCst) {
+            AWAKE => true,
+            DEEPLY => !urgent && self.queue.len() < QUEUE / 2,
+            _ => false,
+        };
+        if !can_wait && self.sleep.swap(AWAKE, Ordering::SeqCst) != AWAKE {
             self.wake.notify_one();
         }
     }

@@ -8,6 +8,7 @@ mod inner;
 mod local;
 mod permit;
 mod recorder;
+mod stripes;
 #[cfg(test)]
 mod turns;
 mod word;
@@ -435,7 +436,7 @@ impl Guard {
             calls: told.calls,
             failing: told.failing,
             slow: told.slow,
-            in_flight: inner.in_flight.load(Ordering::Relaxed),
+            in_flight: inner.stripes.in_flight(),
             degraded: inner.degraded.load(Ordering::Relaxed),
             isolated: inner.isolated.load(Ordering::Relaxed),
             revision: self.effective().map_or(0, |effective| effective.config.revision),
@@ -447,7 +448,7 @@ impl Guard {
     pub fn counters(&self) -> GuardCounters {
         let inner = &self.inner;
         GuardCounters {
-            calls: std::array::from_fn(|index| inner.counts[index].load(Ordering::Relaxed)),
+            calls: inner.stripes.counts(),
             late: inner.late.load(Ordering::Relaxed),
             dropped: inner.dropped.load(Ordering::Relaxed),
             transitions: lock(&inner.transitions)

@@ -3,7 +3,7 @@
 //! At most one exchange is in flight. What arrives meanwhile goes with the next, so batches form by themselves: small
 //! when the store is fast, large when it is not. Rejected: a timer that collects, which delays trips and idles Redis no less.
 
-use super::inner::{Answer, Details, Done, Inner, RAMP_ONE, Route, Told, WAITERS, lock};
+use super::inner::{AWAKE, Answer, DEEPLY, Details, Done, Inner, LIGHTLY, RAMP_ONE, Route, Told, WAITERS, lock};
 use super::local::{Local, bare};
 use super::word::{Gate, HESITATE, Word};
 use super::{Effective, Presented, RejectReason, Rejected, Settings};
@@ -26,6 +26,9 @@ const RETRY_FOR: Duration = Duration::from_secs(10);
 const SEED_AFTER: Duration = Duration::from_secs(2);
 /// Outcomes kept while the store is silent.
 const PENDING: usize = 65_536;
+/// The least pause before a batch that cannot trip the circuit. An exchange costs as much CPU as several proxied calls: a
+/// busy instance makes fifty a second, not as many as the store can answer.
+const ROUTINE: Duration = Duration::from_millis(20);
 /// The running-slow gauge is looked at this often.
 const GAUGE_EVERY: Duration = Duration::from_millis(250);
 /// Pauses between attempts while the store fails: from, to.
@@ -105,6 +108,8 @@ pub(super) struct Recorder {
     /// The store has no state, so nothing can be urgent: whatever is sent now is not applied.
     stateless: bool,
     backoff: Duration,
+    /// Failing and slow outcomes that do no harm, as last told, and until when.
+    headroom: u64,
     headroom_until: Instant,
     gauge_sent: u64,
     gauge_at: Instant,
@@ -163,6 +168,7 @@ impl Recorder {
             reached: false,
             stateless: false,
             backoff: BACKOFF.0,
+            headroom: 0,
             headroom_until: now,
             gauge_sent: 0,
             gauge_at: now,
@@ -506,12 +512,11 @@ impl Recorder {
 
     /// Whether what is pending may trip the circuit, and therefore does not wait.
     fn may_trip(&self, now: Instant) -> bool {
-        let headroom = if now >= self.headroom_until {
-            0
-        } else {
-            self.inner.headroom.load(Ordering::Acquire)
-        };
-        self.harmful_pending() && self.inner.unanswered.load(Ordering::Acquire) > headroom
+        self.harmful_pending() && self.inner.unanswered.load(Ordering::Acquire) > self.headroom(now)
+    }
+
+    fn headroom(&self, now: Instant) -> u64 {
+        if now >= self.headroom_until { 0 } else { self.headroom }
     }
 
     /// Speaking before `ask_at` would change nothing.
@@ -530,6 +535,8 @@ impl Recorder {
             || probe_done
             || self.may_trip(now)
             || (!self.pending.is_empty() && now >= self.next_routine)
+            // A full batch goes at once: if it waited, an instance busier than the advised pause allows would drop calls.
+            || (self.pending.len() >= MAX_BATCH && self.unanswered.is_none())
             || (now >= self.gauge_at && self.gauge() != self.gauge_sent)
     }
 
@@ -551,7 +558,7 @@ impl Recorder {
                 until = until.min(self.next_routine);
             }
             if Word::unpack(self.inner.word.load(Ordering::Acquire)).gauge
-                && self.inner.in_flight.load(Ordering::Relaxed) > 0
+                && self.inner.stripes.in_flight() > 0
             {
                 until = until.min(self.gauge_at.max(now + Duration::from_millis(1)));
             }
@@ -567,7 +574,12 @@ impl Recorder {
         if self.governor != Governor::Shared || self.ramping() {
             until = until.min(now + Duration::from_millis(100));
         }
-        self.inner.asleep.store(true, Ordering::SeqCst);
+        if self.headroom_until > now {
+            until = until.min(self.headroom_until);
+        }
+        // What is pending goes soon, and what comes meanwhile goes with it.
+        let depth = if self.pending.is_empty() { LIGHTLY } else { DEEPLY };
+        self.inner.sleep.store(depth, Ordering::SeqCst);
         if self.inner.queue.is_empty() {
             tokio::select! {
                 biased;
@@ -577,7 +589,7 @@ impl Recorder {
                 () = tokio::time::sleep_until(until) => {}
             }
         }
-        self.inner.asleep.store(false, Ordering::SeqCst);
+        self.inner.sleep.store(AWAKE, Ordering::SeqCst);
         if self.gauge_at <= now {
             self.gauge_at = now + GAUGE_EVERY;
         }
@@ -769,7 +781,7 @@ impl Recorder {
         self.learn_config(&reply);
         let pause = self.settings.resync.max(Duration::from_millis(reply.interval_ms));
         self.ask_at = now + pause;
-        self.next_routine = now + Duration::from_millis(reply.interval_ms);
+        self.next_routine = now + ROUTINE.max(Duration::from_millis(reply.interval_ms));
         match reply.status {
             Status::Ok => {
                 self.last_reply = now;
@@ -784,10 +796,14 @@ impl Recorder {
                     failing: reply.failing,
                     slow: reply.slow,
                 };
-                self.inner
-                    .headroom
-                    .store(reply.headroom.unwrap_or(u64::MAX), Ordering::Release);
-                self.headroom_until = now + Duration::from_millis(reply.headroom_ms);
+                self.headroom = reply.headroom.unwrap_or(u64::MAX);
+                self.headroom_until = now
+                    + if reply.headroom.is_none() && reply.headroom_ms == 0 {
+                        // Nothing is judged; the next generation ends that.
+                        IDLE
+                    } else {
+                        Duration::from_millis(reply.headroom_ms)
+                    };
                 if self.governor == Governor::Fallback {
                     self.leave_fallback();
                 }
@@ -979,11 +995,8 @@ impl Recorder {
             lock(&self.inner.details).denied = true;
         }
         let guarded = matches!(word.gate, Gate::Pass | Gate::Ramp) && !local && !fallback;
-        let headroom = if now >= self.headroom_until {
-            0
-        } else {
-            self.inner.headroom.load(Ordering::Acquire)
-        };
+        let headroom = if guarded { self.headroom(now) } else { u64::MAX };
+        self.inner.headroom.store(headroom, Ordering::Release);
         let may_trip = || guarded && self.inner.unanswered.load(Ordering::Acquire) > headroom;
         word.hesitate = may_trip();
         // A call that ended since may have set the bit, which is lost now: the swap sees its count, so look again.

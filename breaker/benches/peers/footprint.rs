@@ -1,0 +1,98 @@
+//! What the programs weigh: size, memory and CPU when idle, time to ready. `make bench` has built them.
+
+use crate::programs::{Program, own};
+use crate::report::Row;
+use crate::support::RedisServer;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Idle for so long before memory and CPU are looked at.
+const IDLE: Duration = Duration::from_secs(4);
+/// Starts, of which the median counts.
+const STARTS: usize = 5;
+
+/// Program, arguments that make it run, what it may weigh.
+const PROGRAMS: [(&str, &[&str]); 5] = [
+    (
+        "tiebar-instance",
+        &["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--service", "idle", "--upstream", "http://127.0.0.1:9"],
+    ),
+    ("tiebar-operator", &["run", "--listen", "127.0.0.1:0", "--breakers", "BREAKERS"]),
+    ("tiebar-ui", &["--listen", "127.0.0.1:0"]),
+    ("tiebar-upstream", &["--listen", "127.0.0.1:0"]),
+    ("tiebar-loadgen", &[]),
+];
+
+/// Starts it; milliseconds until it says that it listens.
+fn start(server: &RedisServer, name: &str, args: &[&str], breakers: &str) -> (Program, f64) {
+    let mut command = Command::new(own(name));
+    for arg in args {
+        command.arg(if *arg == "BREAKERS" { breakers } else { arg });
+    }
+    if name != "tiebar-upstream" {
+        command.args(["--redis", &server.url()]);
+    }
+    command.args(["--log-format", "json", "--log-level", "info"]);
+    let begun = Instant::now();
+    let mut program = Program::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let child = program.child();
+    let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+    let (found, listens) = std::sync::mpsc::channel();
+    for stream in [Box::new(out) as Box<dyn std::io::Read + Send>, Box::new(err)] {
+        let found = found.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                if line.contains("\"listening\"") {
+                    let _ = found.send(());
+                }
+            }
+        });
+    }
+    listens
+        .recv_timeout(Duration::from_secs(20))
+        .unwrap_or_else(|_| panic!("{name} does not listen"));
+    (program, begun.elapsed().as_secs_f64() * 1e3)
+}
+
+/// The rows of this group.
+pub(crate) fn rows(server: &RedisServer) -> Vec<Row> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let breakers = folder.path().display().to_string();
+    let mut rows = Vec::new();
+    for (name, args) in PROGRAMS {
+        let size = std::fs::metadata(own(name)).map_or(0, |file| file.len()) as f64 / 1e6;
+        rows.push(Row::alone(&format!("{name}: size"), format!("{size:.1} MB"), "", None));
+        if args.is_empty() {
+            continue;
+        }
+        let mut starts: Vec<f64> = (0..STARTS).map(|_| start(server, name, args, &breakers).1).collect();
+        starts.sort_by(f64::total_cmp);
+        let (program, _) = start(server, name, args, &breakers);
+        std::thread::sleep(IDLE);
+        let before = program.cpu();
+        std::thread::sleep(IDLE);
+        let cpu = (program.cpu() - before) as f64 / IDLE.as_nanos() as f64 * 1e3;
+        let memory = program.resident() as f64 / 1_024.0;
+        let promised = name == "tiebar-instance";
+        rows.push(Row::alone(
+            &format!("{name}: start to listening"),
+            format!("{:.0} ms", starts[STARTS / 2]),
+            "",
+            None,
+        ));
+        rows.push(Row::alone(
+            &format!("{name}: resident when idle"),
+            format!("{memory:.1} MB"),
+            if promised { "≤ 15 MB" } else { "" },
+            promised.then_some(memory <= 15.0),
+        ));
+        rows.push(Row::alone(
+            &format!("{name}: CPU when idle"),
+            format!("{cpu:.2} ms/s"),
+            "",
+            None,
+        ));
+    }
+    rows
+}
