@@ -19,7 +19,7 @@ ARG COMMIT=""
 ENV TIEBAR_COMMIT=$COMMIT
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     cargo auditable build --release --locked -p local --features image --bin tiebar \
-    && mkdir -p /binaries/bin && cp target/release/tiebar /binaries/bin/ \
+    && mkdir -p /binaries/bin && mkdir -m 1777 /binaries/tmp && cp target/release/tiebar /binaries/bin/ \
     && for program in instance loadgen local operator ui upstream; do ln -s tiebar /binaries/bin/tiebar-$program; done
 
 FROM scratch AS prebuilt
