@@ -159,6 +159,7 @@ impl Case {
                 inner,
                 Arc::clone(&store) as _,
                 Settings::new("i0"),
+                Arc::default(),
                 waiters,
                 Arc::default(),
                 watch::channel(false).0,
@@ -299,7 +300,7 @@ async fn failing_and_fallback() {
     // Before the fallback: the store fails now and then.
     let turn = AtomicU64::new(0);
     let answer = move |row: &mut Row, request: &Exchange, now| {
-        if turn.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
+        if turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
             return Err(StoreError::Unreachable(String::new()));
         }
         Ok(decide(row, request, now))
