@@ -330,7 +330,7 @@ async fn every_decision_is_the_machine_s() {
     let upgraded = format!("{SCRIPT}\n-- The next release.\n");
     let mut start = |who: usize| {
         starts += 1;
-        let script = if who % 2 == 0 { SCRIPT } else { &upgraded };
+        let script = if who.is_multiple_of(2) { SCRIPT } else { &upgraded };
         let store = Arc::new(Recorded::new(&server.url(), script, &log));
         let breakers = Breakers::new(store, Settings::new(&format!("i{who}")));
         let guard = breakers.guard(&id, None);

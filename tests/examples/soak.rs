@@ -260,11 +260,14 @@ async fn add_up(verdict: &mut Verdict, ensemble: &Ensemble, load: &Load, before:
     verdict.line("the slowest call", &format!("{:.0?}", load.slowest), slow);
 }
 
+/// When, and each process' bytes of memory and open descriptors.
+type Sizes = (Duration, BTreeMap<String, (u64, usize)>);
+
 /// Memory and descriptors: the end against what they were when everything was warm, after a third of the time.
-fn flat(verdict: &mut Verdict, seen: &[(Duration, BTreeMap<String, (u64, usize)>)]) {
+fn flat(verdict: &mut Verdict, seen: &[Sizes]) {
     let third = (seen.len() / 3).max(1);
     let Some((_, last)) = seen.last() else { return };
-    let part = |range: &[(Duration, BTreeMap<String, (u64, usize)>)], name: &str| {
+    let part = |range: &[Sizes], name: &str| {
         let sizes: Vec<(u64, usize)> = range.iter().filter_map(|(_, all)| all.get(name).copied()).collect();
         let memory = sizes.iter().map(|(memory, _)| *memory).max().unwrap_or(0);
         (memory, sizes.iter().map(|(_, files)| *files).max().unwrap_or(0))

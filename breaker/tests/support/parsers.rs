@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use tiebar::duration;
 use tiebar::id::ServiceId;
-use tiebar::policy::Policy;
 use tiebar::redis::{RedisSettings, RedisStore, codec};
 
 /// What a parser says about bytes; text that is no UTF-8 is refused before it.
@@ -76,7 +75,7 @@ fn parse_data(field: &str, bytes: &[u8]) -> Result<(), String> {
     let hash = HashMap::from([("core".to_owned(), core), (field.to_owned(), bytes.to_vec())]);
     let data = codec::data(&hash).map_err(told)?.ok_or("a newer layout")?;
     // What people are shown is computed from it.
-    let _ = data.snapshot(&Policy::default(), 0, 0, 1_795_643_720_757);
+    let _ = data.snapshot(None, 1_795_643_720_757);
     Ok(())
 }
 

@@ -583,7 +583,7 @@ pub async fn run_versions(
     let mut policy = random_policy(&mut rng);
     let mut resets = 0;
     // In every third run time passes without leaps, and some clients are silent for long: only then are they forgotten.
-    let patient = seed % 3 == 0;
+    let patient = seed.is_multiple_of(3);
     // In every fifth nothing is ever programmed: instances judge by rules of their own, which need not agree.
     let bare = seed % 5 == 1;
     for step in 0..steps {
