@@ -16,9 +16,21 @@ const STARTS: usize = 5;
 const PROGRAMS: [(&str, &[&str]); 5] = [
     (
         "tiebar-instance",
-        &["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--service", "idle", "--upstream", "http://127.0.0.1:9"],
+        &[
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--service",
+            "idle",
+            "--upstream",
+            "http://127.0.0.1:9",
+        ],
     ),
-    ("tiebar-operator", &["run", "--listen", "127.0.0.1:0", "--breakers", "BREAKERS"]),
+    (
+        "tiebar-operator",
+        &["run", "--listen", "127.0.0.1:0", "--breakers", "BREAKERS"],
+    ),
     ("tiebar-ui", &["--listen", "127.0.0.1:0"]),
     ("tiebar-upstream", &["--listen", "127.0.0.1:0"]),
     ("tiebar-loadgen", &[]),

@@ -85,7 +85,11 @@ async fn store(ids: &[ServiceId]) -> Arc<MemoryStore> {
 async fn decisions(store: &MemoryStore, ids: &[ServiceId]) -> u64 {
     let mut all = 0;
     for id in ids {
-        all += store.snapshot(id).await.expect("answers").map_or(0, |snapshot| snapshot.view.seq);
+        all += store
+            .snapshot(id)
+            .await
+            .expect("answers")
+            .map_or(0, |snapshot| snapshot.view.seq);
     }
     all
 }
@@ -135,7 +139,9 @@ pub(crate) fn simulated() -> Vec<Row> {
     for breakers in [10, 100, 1_000] {
         let each = run(3, breakers, 30 * breakers) / breakers as f64;
         rows.push(Row {
-            measure: format!("store calls/s per breaker, {breakers} breakers of 3 instances at 30 calls/s each, simulated"),
+            measure: format!(
+                "store calls/s per breaker, {breakers} breakers of 3 instances at 30 calls/s each, simulated"
+            ),
             ours: format!("{each:.1}"),
             peer: format!("{one:.1} of one alone"),
             ratio: Some(each / one),

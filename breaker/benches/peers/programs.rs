@@ -8,11 +8,7 @@ pub(crate) fn own(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../target/release")
         .join(name);
-    assert!(
-        path.exists(),
-        "{} is missing; `make bench` builds it",
-        path.display()
-    );
+    assert!(path.exists(), "{} is missing; `make bench` builds it", path.display());
     path
 }
 

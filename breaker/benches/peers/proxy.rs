@@ -62,7 +62,12 @@ pub(crate) fn instance(server: &RedisServer, service: &str, upstream: u16) -> (P
     let mut program = Program::start(
         Command::new(own("tiebar-instance"))
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-            .args(["--service", service, "--upstream", &format!("http://127.0.0.1:{upstream}")])
+            .args([
+                "--service",
+                service,
+                "--upstream",
+                &format!("http://127.0.0.1:{upstream}"),
+            ])
             .args(["--redis", &server.url(), "--instance-id", service])
             .args(["--log-format", "json", "--log-level", "info"])
             .stdout(Stdio::piped())
@@ -77,13 +82,17 @@ pub(crate) fn instance(server: &RedisServer, service: &str, upstream: u16) -> (P
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
                 let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
                 if line["message"] == "listening" && line["port"] == "traffic" {
-                    let port = line["addr"].as_str().and_then(|addr| addr.rsplit(':').next()?.parse().ok());
+                    let port = line["addr"]
+                        .as_str()
+                        .and_then(|addr| addr.rsplit(':').next()?.parse().ok());
                     let _ = found.send(port.unwrap_or(0));
                 }
             }
         });
     }
-    let port: u16 = port.recv_timeout(Duration::from_secs(15)).expect("the instance listens");
+    let port: u16 = port
+        .recv_timeout(Duration::from_secs(15))
+        .expect("the instance listens");
     (program, port)
 }
 

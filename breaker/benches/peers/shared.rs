@@ -166,12 +166,7 @@ pub(crate) fn peers(server: &RedisServer) -> Value {
 }
 
 /// The rows of this group; `closed_ns` is what our closed call costs, `trips` how our trips spread.
-pub(crate) async fn rows(
-    server: &RedisServer,
-    closed: Spread,
-    trips: &[(usize, f64, f64)],
-    peers: &Value,
-) -> Vec<Row> {
+pub(crate) async fn rows(server: &RedisServer, closed: Spread, trips: &[(usize, f64, f64)], peers: &Value) -> Vec<Row> {
     let (throughput, counted, probes) = (throughput(server).await, counted(server).await, probes(server).await);
     let mut rows = Vec::new();
     for name in PEERS {

@@ -1,11 +1,11 @@
 //! What the threads that make calls share with the recorder.
 
 use super::permit::Permit;
+use super::stripes::Stripes;
 use super::word::{Gate, HESITATE, Word};
 use super::{Effective, Presented, RejectReason, Rejected, Transition};
 use crate::id::ServiceId;
 use crate::state::{Cause, Kind, State};
-use super::stripes::Stripes;
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 use std::collections::HashMap;

@@ -536,9 +536,7 @@ impl Recorder {
             if !self.pending.is_empty() {
                 until = until.min(self.next_routine);
             }
-            if Word::unpack(self.inner.word.load(Ordering::Acquire)).gauge
-                && self.inner.stripes.in_flight() > 0
-            {
+            if Word::unpack(self.inner.word.load(Ordering::Acquire)).gauge && self.inner.stripes.in_flight() > 0 {
                 until = until.min(self.gauge_at.max(now + Duration::from_millis(1)));
             }
         }

@@ -48,7 +48,12 @@ impl Stripes {
 
     /// Calls by outcome, then rejected ones.
     pub(super) fn counts(&self) -> [u64; 6] {
-        std::array::from_fn(|index| self.0.iter().map(|stripe| stripe.counts[index].load(Ordering::Relaxed)).sum())
+        std::array::from_fn(|index| {
+            self.0
+                .iter()
+                .map(|stripe| stripe.counts[index].load(Ordering::Relaxed))
+                .sum()
+        })
     }
 
     /// Calls running.
