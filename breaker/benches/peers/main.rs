@@ -31,7 +31,7 @@ fn main() {
         .expect("a runtime");
     let server = runtime.block_on(support::RedisServer::start());
     let mut rows = Vec::new();
-    let mut begin = |group: &str| {
+    let begin = |group: &str| {
         let wanted = wants(group);
         if wanted {
             eprintln!("{group} …");
