@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tiebar::id::ServiceId;
+use tiebar::redis::without_password;
 
 /// One entry of the routes file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -97,7 +98,7 @@ impl RouteSpec {
         if self.ca_file.is_some() && upstream.scheme != Scheme::Https {
             return Err(RouteError(format!(
                 "caFile: goes with an https:// upstream, and {:?} is none",
-                self.upstream
+                without_password(&self.upstream)
             )));
         }
         if !self.path_prefix.starts_with('/') || self.path_prefix.contains(['?', '#']) {
@@ -134,7 +135,8 @@ impl Upstream {
     fn parse(text: &str) -> Result<Self, RouteError> {
         let wanted = || {
             RouteError(format!(
-                "upstream: {text:?}; wanted http://HOST:PORT, https://HOST:PORT or h2c://HOST:PORT"
+                "upstream: {:?}; wanted http://HOST:PORT, https://HOST:PORT or h2c://HOST:PORT",
+                without_password(text)
             ))
         };
         let uri: Uri = text.parse().map_err(|_| wanted())?;
