@@ -102,14 +102,6 @@ impl Asking {
     }
 }
 
-fn commands(redis: &Redis) -> u64 {
-    let info = redis.cli(&["INFO", "stats"]);
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix("total_commands_processed:"));
-    line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
-}
-
 fn server_metrics(place: &Place) -> String {
     let said = place.server().kubectl(&["get", "--raw", "/metrics"]);
     said.expect_ok("metrics")
@@ -237,7 +229,7 @@ fn main() {
     runtime.spawn(watch(api.clone(), Arc::clone(&watched)));
     let seen = |what: fn(&Watched) -> usize| what(&watched.lock().expect("a lock"));
     wait_for("listed", Duration::from_secs(60), || seen(|all| all.changes) >= count);
-    let (commands_before, writes_before) = (commands(&redis), writes(&place));
+    let (commands_before, writes_before) = (redis.commands(), writes(&place));
     let server_before = server_seconds(&place);
 
     let begun = Instant::now();
@@ -267,7 +259,7 @@ fn main() {
         }
         quiet.0.elapsed() > Duration::from_secs(3)
     });
-    let (commands_taken, writes_taken) = (commands(&redis) - commands_before, quiet.1 - writes_before);
+    let (commands_taken, writes_taken) = (redis.commands() - commands_before, quiet.1 - writes_before);
     let scraped = Instant::now();
     let lines = operator.get("/metrics").1.lines().count();
     println!("{lines} lines of metrics in {:.1?}", scraped.elapsed());

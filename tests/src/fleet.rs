@@ -119,16 +119,7 @@ impl Instance {
             "--instance-id",
             name,
         ];
-        let free = [
-            "--listen",
-            "127.0.0.1:0",
-            "--admin-listen",
-            "127.0.0.1:0",
-            "--log-format",
-            "json",
-        ];
-        let args: Vec<String> = fixed.iter().chain(&free).chain(more).map(ToString::to_string).collect();
-        Self::launch(folder, name, args, Vec::new()).await
+        Self::launch(folder, name, &[&fixed, more].concat(), Vec::new()).await
     }
 
     /// Starts one over a file of routes, in an environment.
@@ -141,6 +132,11 @@ impl Instance {
     ) -> Self {
         let routes = routes.to_str().expect("a temporary folder has a readable name");
         let fixed = ["--routes", routes, "--instance-id", name];
+        Self::launch(folder, name, &[&fixed, more].concat(), environment).await
+    }
+
+    /// On ports that are free.
+    async fn launch(folder: &Path, name: &str, args: &[&str], environment: Vec<(String, String)>) -> Self {
         let free = [
             "--listen",
             "127.0.0.1:0",
@@ -149,11 +145,7 @@ impl Instance {
             "--log-format",
             "json",
         ];
-        let args: Vec<String> = fixed.iter().chain(&free).chain(more).map(ToString::to_string).collect();
-        Self::launch(folder, name, args, environment).await
-    }
-
-    async fn launch(folder: &Path, name: &str, args: Vec<String>, environment: Vec<(String, String)>) -> Self {
+        let args: Vec<String> = free.iter().chain(args).map(ToString::to_string).collect();
         let (process, url, admin) = launch(folder, name, &args, &environment).await;
         Self {
             process,

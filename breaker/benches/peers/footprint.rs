@@ -3,7 +3,6 @@
 use crate::programs::{Program, own};
 use crate::report::Row;
 use crate::support::RedisServer;
-use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -48,22 +47,7 @@ fn start(server: &RedisServer, name: &str, args: &[&str], breakers: &str) -> (Pr
     command.args(["--log-format", "json", "--log-level", "info"]);
     let begun = Instant::now();
     let mut program = Program::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
-    let child = program.child();
-    let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
-    let (found, listens) = std::sync::mpsc::channel();
-    for stream in [Box::new(out) as Box<dyn std::io::Read + Send>, Box::new(err)] {
-        let found = found.clone();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                if line.contains("\"listening\"") {
-                    let _ = found.send(());
-                }
-            }
-        });
-    }
-    listens
-        .recv_timeout(Duration::from_secs(20))
-        .unwrap_or_else(|_| panic!("{name} does not listen"));
+    program.says(name, |line| line.contains("\"listening\"").then_some(()));
     (program, begun.elapsed().as_secs_f64() * 1e3)
 }
 

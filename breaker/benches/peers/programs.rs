@@ -1,7 +1,10 @@
 //! Programs that the benchmark runs: found or the run fails, ended with their guard, their CPU time by the kernel's books.
 
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// One of this workspace's release binaries, which `make bench` builds first.
 pub(crate) fn own(name: &str) -> PathBuf {
@@ -48,8 +51,25 @@ impl Program {
         Self(child)
     }
 
-    pub(crate) fn child(&mut self) -> &mut Child {
-        &mut self.0
+    /// Waits until it has said a line, on either piped stream, in which something is found; both are read to their end.
+    pub(crate) fn says<T: Send + 'static>(&mut self, what: &str, find: fn(&str) -> Option<T>) -> T {
+        let (out, err) = (
+            self.0.stdout.take().expect("piped"),
+            self.0.stderr.take().expect("piped"),
+        );
+        let (found, said) = mpsc::channel();
+        for stream in [Box::new(out) as Box<dyn Read + Send>, Box::new(err)] {
+            let found = found.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    if let Some(this) = find(&line) {
+                        let _ = found.send(this);
+                    }
+                }
+            });
+        }
+        said.recv_timeout(Duration::from_secs(15))
+            .unwrap_or_else(|_| panic!("{what}: not said within 15 s"))
     }
 
     /// CPU nanoseconds so far, of all threads that live, children's included.

@@ -5,7 +5,7 @@ use crate::measure::Spread;
 use crate::programs::{Program, output, own};
 use crate::report::Row;
 use crate::support::RedisServer;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -73,26 +73,13 @@ pub(crate) fn instance(server: &RedisServer, service: &str, upstream: u16) -> (P
             .stdout(Stdio::piped())
             .stderr(Stdio::piped()),
     );
-    let child = program.child();
-    let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
-    let (found, port) = std::sync::mpsc::channel();
-    for stream in [Box::new(out) as Box<dyn std::io::Read + Send>, Box::new(err)] {
-        let found = found.clone();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-                if line["message"] == "listening" && line["port"] == "traffic" {
-                    let port = line["addr"]
-                        .as_str()
-                        .and_then(|addr| addr.rsplit(':').next()?.parse().ok());
-                    let _ = found.send(port.unwrap_or(0));
-                }
-            }
-        });
-    }
-    let port: u16 = port
-        .recv_timeout(Duration::from_secs(15))
-        .expect("the instance listens");
+    let port = program.says("the instance listens", |line| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        if line["message"] != "listening" || line["port"] != "traffic" {
+            return None;
+        }
+        line["addr"].as_str()?.rsplit(':').next()?.parse().ok()
+    });
     (program, port)
 }
 

@@ -60,9 +60,9 @@ fn a_store_that_takes_no_writes_is_told_too() {
     // A replica of nobody answers reads and refuses writes.
     redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
     place.until("a", "Unknown", UNKNOWN, is_unknown("ReadOnly"));
-    let before: u64 = commands(&redis);
+    let before: u64 = redis.commands();
     std::thread::sleep(Duration::from_secs(5));
-    let rate = (commands(&redis) - before) as f64 / 5.0;
+    let rate = (redis.commands() - before) as f64 / 5.0;
     println!("{rate} commands/s towards a read-only Redis");
     assert!(rate < 50.0, "{rate} commands/s");
     redis.cli(&["REPLICAOF", "NO", "ONE"]);
@@ -112,11 +112,11 @@ async fn a_store_that_answers_far_too_late_is_told_and_nothing_spins() {
     assert!(took >= Duration::from_secs(8), "too early: {took:?}");
     let requests = || place.requests("tiebar-operator").len();
     let written = || operator.metric("tiebar_operator_status_writes_total{result=\"ok\"}");
-    let before = (commands(&redis), slow.connections(), requests(), written());
+    let before = (redis.commands(), slow.connections(), requests(), written());
     std::thread::sleep(Duration::from_secs(10));
     let per_second = |now: u64, before: u64| (now - before) as f64 / 10.0;
     let rates = (
-        per_second(commands(&redis), before.0),
+        per_second(redis.commands(), before.0),
         per_second(slow.connections(), before.1),
         per_second(requests() as u64, before.2 as u64),
     );
@@ -133,14 +133,6 @@ async fn a_store_that_answers_far_too_late_is_told_and_nothing_spins() {
     });
     place.until_ready("b");
     println!("recovered after {:?}", begun.elapsed());
-}
-
-fn commands(redis: &Redis) -> u64 {
-    let info = redis.cli(&["INFO", "stats"]);
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix("total_commands_processed:"));
-    line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
 }
 
 #[test]

@@ -82,6 +82,15 @@ impl Redis {
         assert_eq!(self.cli(&["ACL", "LOG"]), "");
     }
 
+    /// Commands it has carried out so far.
+    pub(crate) fn commands(&self) -> u64 {
+        let info = self.cli(&["INFO", "stats"]);
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix("total_commands_processed:"));
+        line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+    }
+
     pub(crate) fn cli(&self, arguments: &[&str]) -> String {
         let output = Command::new("redis-cli")
             .args(["-p", &self.port.to_string()])
