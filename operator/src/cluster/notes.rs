@@ -13,6 +13,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
+use tiebar::state::Reason;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -151,12 +152,7 @@ pub(crate) fn notes(before: &Value, after: &Value) -> Vec<Note> {
         let text = format!("{from} → {state}: {reason}");
         match state {
             "Open" => {
-                let trip = &after["tripSnapshot"];
-                let text = format!(
-                    "{text}; {} of {} calls failed",
-                    trip["failures"].as_u64().unwrap_or(0),
-                    trip["calls"].as_u64().unwrap_or(0)
-                );
+                let text = text + &judged_by(reason, &after["tripSnapshot"]);
                 notes.push(Note::new(Warning, "CircuitOpened", "Transition", text));
             }
             "HalfOpen" => notes.push(Note::new(Normal, "CircuitHalfOpened", "Transition", text)),
@@ -217,6 +213,20 @@ pub(crate) fn notes(before: &Value, after: &Value) -> Vec<Note> {
     notes
 }
 
+/// What a trip was judged by; nothing for circuits that opened for another reason, since the snapshot is the last trip's.
+fn judged_by(reason: &str, trip: &Value) -> String {
+    let number = |field: &str| trip[field].as_u64().unwrap_or(0);
+    let calls = number("calls");
+    match Reason::from_name(reason) {
+        _ if calls == 0 => String::new(),
+        Some(Reason::SlowCallRateExceeded) => format!("; {} % of {calls} calls slow", number("slowCallRatePercent")),
+        Some(Reason::ConsecutiveFailures | Reason::FailureRateExceeded | Reason::InstancesIsolated) => {
+            format!("; {} of {calls} calls failed", number("failures"))
+        }
+        _ => String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,10 +239,19 @@ mod tests {
     #[test]
     fn transitions_are_told_and_the_first_report_is_none() {
         let closed = json!({"state": "Closed", "configRevision": 1});
-        let open = json!({"state": "Open", "configRevision": 1, "tripSnapshot": {"calls": 9, "failures": 5}});
+        let trip = json!({"calls": 9, "failures": 5, "slowCallRatePercent": 88});
+        let opened = |reason| json!({"state": "Open", "stateReason": reason, "configRevision": 1, "tripSnapshot": trip});
+        let open = opened("FailureRateExceeded");
         assert_eq!(reasons(&Value::Null, &closed), ["ConfigProgrammed"]);
         assert_eq!(reasons(&closed, &open), ["CircuitOpened"]);
-        assert!(notes(&closed, &open)[0].text.ends_with("5 of 9 calls failed"));
+        let said = |reason| notes(&closed, &opened(reason)).remove(0).text;
+        assert_eq!(
+            said("FailureRateExceeded"),
+            "Closed → Open: FailureRateExceeded; 5 of 9 calls failed"
+        );
+        assert!(said("SlowCallRateExceeded").ends_with("; 88 % of 9 calls slow"));
+        // The snapshot is of the trip before.
+        assert_eq!(said("ProbesFailed"), "Closed → Open: ProbesFailed");
         assert_eq!(
             reasons(&open, &json!({"state": "HalfOpen", "configRevision": 1})),
             ["CircuitHalfOpened"]
