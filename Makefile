@@ -16,10 +16,12 @@ test: tools ## all tests, on a real redis-server
 check: ## formatting, lints, documentation
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy -p local --features image --bin tiebar --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 bench: tools ## the benchmarks, as one table in target/bench.json
 	.ci/bench-tools
+	.ci/image
 	rm -f target/bench*.json
 	cargo build --release --locked -p instance -p upstream -p loadgen -p operator -p ui
 	cargo bench --locked -p operator --bench cold

@@ -1,16 +1,16 @@
 //! Programs that the benchmark runs: found or the run fails, ended with their guard, their CPU time by the kernel's books.
 
 use std::io::{BufRead as _, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// One of this workspace's release binaries, which `make bench` builds first.
+/// One of this workspace's release binaries, which `make bench` builds first; they are beside this program's own folder.
 pub(crate) fn own(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../target/release")
-        .join(name);
+    let here = std::env::current_exe().expect("a program has a path");
+    let release = here.ancestors().nth(2).expect("target/release/deps/PROGRAM");
+    let path = release.join(name);
     assert!(path.exists(), "{} is missing; `make bench` builds it", path.display());
     path
 }
