@@ -29,7 +29,8 @@
 --   hot             what any decision changes, and what stands here is not as the core says but as this does: the doubles
 --                   seq, clk, sec, cur, bef, swp, kno, run, runat, gau, lf, mf and calls, failing, slow of the newest
 --                   bucket, then rt, zero-terminated, and sl. Before layout 2 there was none.
---   i:<instance>    msgpack {index, seen, gauge, its generation, isolated, rejected at, wid, w}
+--   i:<instance>    msgpack {index, seen, gauge, its generation, isolated, rejected at, wid, and of its newest bucket
+--                   calls, failing, slow}, then w, whose newest bucket is as it was when it began
 --   b:<boot>        msgpack {at, batch number, token, its generation, first lease, count}
 -- All instants are of the breaker's own clock: the server's plus `off`, which grows when the server's steps back.
 --
@@ -265,6 +266,24 @@ local function open(reason, evidence)
   enter(c.st, OPEN, reason, generation, evidence)
 end
 
+-- A record as it is stored, and back. Its buckets are packed again only when one begins or ends.
+local function pack_record(r, page)
+  local w, n = r[8], #r[8]
+  if page.w ~= w or page.n ~= n then page.w, page.n, page.buckets = w, n, pack(w) end
+  return pack({r[1], r[2], r[3], r[4], r[5], r[6], r[7], w[n - 2] or 0, w[n - 1] or 0, w[n] or 0}) .. page.buckets
+end
+
+local function unpack_record(packed)
+  local r, w = unpack_(packed)
+  -- Layout 1 has the buckets in their place.
+  if w then
+    local n = #w
+    if n > 0 then w[n - 2], w[n - 1], w[n] = r[8], r[9], r[10] end
+    r[8], r[9], r[10] = w, nil, nil
+  end
+  return r
+end
+
 -- Every instance's record but mine.
 local function read_others()
   if others then return others end
@@ -273,7 +292,7 @@ local function read_others()
   for i = 1, #all, 2 do
     if string.sub(all[i], 1, 2) == 'i:' then
       local name = string.sub(all[i], 3)
-      if name ~= me then others[#others + 1] = {name, unpack_(all[i + 1])} end
+      if name ~= me then others[#others + 1] = {name, unpack_record(all[i + 1])} end
     end
   end
   return others
@@ -966,7 +985,7 @@ local function exchange()
   local found = load_core(my_field, marker_field)
   if found == nil then return {3, void} end
   local page = page_of(me)
-  if found and found[3] then mine = page.packed == found[3] and page.mine or unpack_(found[3]) end
+  if found and found[3] then mine = page.packed == found[3] and page.mine or unpack_record(found[3]) end
   if page.memory ~= ARGV[8] then
     local generation, state = string.match(ARGV[8], '^(%d+) (%d+)')
     page.memory, page.gen, page.st = ARGV[8], tonumber(generation), tonumber(state)
@@ -1040,7 +1059,7 @@ local function exchange()
     for i, e in ipairs(events) do list[i] = e[2] .. ' ' .. e[3] .. ' ' .. e[4] end
     caused = table.concat(list, ';')
   end
-  page.packed, page.mine, page.marked, page.marker = pack(mine), mine, pack(marker), marker
+  page.packed, page.mine, page.marked, page.marker = pack_record(mine, page), mine, pack(marker), marker
   finish(swept or number == 0, save(my_field, page.packed, marker_field, page.marked))
   local g, st, why, age, remaining, round, streak, lo, lease, ramp, mode, stored, seq = view()
   local reply = {0, void, g, st, why, age, remaining, round, streak, lo, lease, ramp, mode, stored, seq, sum_c, sum_f, sum_s,

@@ -355,7 +355,11 @@ pub fn config_row(hash: &HashMap<String, Vec<u8>>) -> StoreResult<Option<ConfigR
 }
 
 fn unpack(mut bytes: &[u8]) -> StoreResult<rmpv::Value> {
-    rmpv::decode::read_value(&mut bytes).map_err(|_| broken("damaged packed data"))
+    unpack_next(&mut bytes)
+}
+
+fn unpack_next(bytes: &mut &[u8]) -> StoreResult<rmpv::Value> {
+    rmpv::decode::read_value(bytes).map_err(|_| broken("damaged packed data"))
 }
 
 fn list(value: &rmpv::Value) -> StoreResult<&[rmpv::Value]> {
@@ -572,7 +576,7 @@ pub fn data(hash: &HashMap<String, Vec<u8>>) -> StoreResult<Option<Data>> {
     let mut boots = BTreeMap::new();
     for (name, bytes) in hash {
         if let Some(instance) = name.strip_prefix("i:") {
-            instances.insert(instance.to_owned(), record(&unpack(bytes)?)?);
+            instances.insert(instance.to_owned(), record(bytes)?);
         } else if let Some(boot) = name.strip_prefix("b:") {
             boots.insert(boot.to_owned(), marker(&unpack(bytes)?)?);
         }
@@ -580,9 +584,26 @@ pub fn data(hash: &HashMap<String, Vec<u8>>) -> StoreResult<Option<Data>> {
     Ok(Some(Data { core, instances, boots }))
 }
 
-fn record(value: &rmpv::Value) -> StoreResult<Record> {
-    let [index, seen, gauge, generation, isolated, rejected, window_id, window] = list(value)? else {
+fn record(mut bytes: &[u8]) -> StoreResult<Record> {
+    let value = unpack_next(&mut bytes)?;
+    let [index, seen, gauge, generation, isolated, rejected, window_id, rest @ ..] = list(&value)? else {
         return Err(broken("an instance of another length"));
+    };
+    let window = match rest {
+        // Layout 1.
+        [window] => buckets(window)?,
+        [calls, failing, slow] => {
+            let mut window = buckets(&unpack_next(&mut bytes)?)?;
+            if let Some((_, newest)) = window.0.last_mut() {
+                *newest = Sums {
+                    calls: number(calls)?,
+                    failing: number(failing)?,
+                    slow: number(slow)?,
+                };
+            }
+            window
+        }
+        _ => return Err(broken("an instance of another length")),
     };
     Ok(Record {
         index: number(index)?,
@@ -592,7 +613,7 @@ fn record(value: &rmpv::Value) -> StoreResult<Record> {
         isolated: number(isolated)?,
         rejected_at: number(rejected)?,
         window_id: number(window_id)?,
-        buckets: buckets(window)?,
+        buckets: window,
     })
 }
 
