@@ -76,6 +76,11 @@ fn stored_states() {
 }
 
 #[test]
+fn stored_hot_parts() {
+    shake("hot", &["\0", "AAAA", "\u{7f}"]);
+}
+
+#[test]
 fn stored_instances() {
     shake("record", &[]);
 }

@@ -24,10 +24,10 @@ fn same_layout() -> String {
 fn next_layout() -> String {
     let mut script = SCRIPT.to_owned();
     for (old, new) in [
-        ("local LAYOUT = 1", "local LAYOUT = 2"),
+        ("local LAYOUT = 2", "local LAYOUT = 3"),
         (
-            "if c.v > LAYOUT then return nil end\n",
-            "if c.v > LAYOUT then return nil end\n  c.v, c.novel = LAYOUT, 'of the next release'\n",
+            "then c.v, cold = LAYOUT, true end\n",
+            "then c.v, cold, c.novel = LAYOUT, true, 'of the next release' end\n",
         ),
     ] {
         assert_eq!(script.matches(old).count(), 1, "the script must hold {old:?} once");
@@ -133,6 +133,45 @@ async fn an_older_script_leaves_a_newer_layout_alone() {
     new.reset(&id(), &Leader::default(), "r1").await.unwrap();
     let core: Vec<u8> = connection.hget(format!("cb:{}:data", id()), "core").await.unwrap();
     assert!(String::from_utf8_lossy(&core).contains("of the next release"));
+}
+
+/// What a store of layout 1 holds.
+fn layout_1() -> Vec<u8> {
+    let digits: Vec<u8> = include_str!("corpus/core/live-4.hex")
+        .chars()
+        .filter_map(|c| c.to_digit(16))
+        .map(|digit| digit as u8)
+        .collect();
+    digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}
+
+#[tokio::test]
+async fn the_state_of_layout_1_is_taken_over() {
+    let server = RedisServer::start().await;
+    let store = store(&server, SCRIPT);
+    store.configure(&id(), &programme()).await.unwrap();
+    let mut connection = raw(&server).await;
+    let key = format!("cb:{}:data", id());
+    let () = connection.hset(&key, "core", layout_1()).await.unwrap();
+    let before = store.snapshot(&id()).await.unwrap().expect("what is stored is read");
+    let request = Exchange {
+        instance: "new".to_owned(),
+        boot: "b".to_owned(),
+        ..Exchange::default()
+    };
+    for decision in 1..=2 {
+        let view = store.exchange(&id(), &request).await.unwrap().view.unwrap();
+        assert_eq!(
+            (view.generation, view.state, view.seq),
+            (before.view.generation, before.view.state, before.view.seq + decision)
+        );
+    }
+    let after = store.snapshot(&id()).await.unwrap().unwrap();
+    assert_eq!(
+        (after.transitions, after.last_trip),
+        (before.transitions, before.last_trip)
+    );
+    assert!(connection.hexists::<_, _, bool>(&key, "hot").await.unwrap());
 }
 
 fn start(server: &RedisServer, script: &str, name: &str) -> (Breakers, Guard) {

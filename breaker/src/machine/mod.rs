@@ -23,7 +23,7 @@ use data::Lease;
 /// Events kept per breaker.
 pub const MAX_EVENTS: usize = 100;
 /// Causes of failures kept per window.
-const MAX_RECENT: usize = 256;
+pub(crate) const MAX_RECENT: usize = 256;
 /// An instance without outcomes in the window is forgotten after so long, milliseconds; so is a boot's marker.
 const FORGET_MS: u64 = 60_000;
 /// A refusal never asks for more patience than this, milliseconds.

@@ -16,17 +16,21 @@
 --   beat       7 the heartbeat's text
 --
 -- data, a hash with the fields
---   core            msgpack map: v layout, seq, gen generation, st state, why reason, since, till (open deadline),
+--   core            written when something in it has changed that `hot` does not tell. A msgpack map: v layout, seq, gen generation, st state, why reason, since, till (open deadline),
 --                   lo last open duration, rnd round, strk backoff's count, clk clock, off clock minus the server's,
 --                   trs transitions, prev state before (-1), mode, ramp (its start; 0), wt and wl window type and length,
 --                   wid number of the window's emptying, rev revision judged by, w time window {bucket, calls, failing,
 --                   slow, ...}, sl count window (5 characters a slot: kind, instance), run, runat, runby, gau gauge,
 --                   frz frozen failures, lf last failure, ga first grant, per permitted, fin, bad, slo (finished, failed,
---                   slow probes), nl next lease, ls leases {id, instance, deadline, ...}, cz causes, rc recent causes,
+--                   slow probes), nl next lease, ls leases {id, instance, deadline, ...}, cz causes, rc recent causes, rt those after,
 --                   sht, shl, shr (shadow trips, last, rejected), sec, cur, bef (decisions per second), swp last sweep,
 --                   lp the clock's last leap,
 --                   kno known instances, nix next index, trip last evidence, mf failures last written to key 2
---   i:<instance>    msgpack {index, seen, gauge, its generation, isolated, rejected at, wid, w}
+--   hot             what any decision changes, and what stands here is not as the core says but as this does: the doubles
+--                   seq, clk, sec, cur, bef, swp, kno, run, runat, gau, lf, mf and calls, failing, slow of the newest
+--                   bucket, then rt, zero-terminated, and sl. Before layout 2 there was none.
+--   i:<instance>    msgpack {index, seen, gauge, its generation, isolated, rejected at, wid, and of its newest bucket
+--                   calls, failing, slow}, then w, whose newest bucket is as it was when it began
 --   b:<boot>        msgpack {at, batch number, token, its generation, first lease, count}
 -- All instants are of the breaker's own clock: the server's plus `off`, which grows when the server's steps back.
 --
@@ -36,7 +40,9 @@
 --   window type (0 time, 1 count), window length, open ms, open max ms, jitter %, permitted calls, half-open ms, ramp ms,
 --   ramp initial %, call timeout ms, connect timeout ms, store failure policy.
 
-local LAYOUT = 1
+local LAYOUT = 2
+local HOT = '<ddddddddddddddds'
+local MAX_RECENT, MAX_AFTER = 256, 64
 local CLOSED, OPEN, HALF, FOPEN, FCLOSED = 0, 1, 2, 3, 4
 local ENFORCE, OBSERVE, DISABLED = 0, 1, 2
 local SEEDED, RESEEDED, RUN, FAILING, SLOW, ISOLATED, WAITED, PASSED, FAILED, TIMEDOUT, LOST, FORCED, LAPSED, RESET, MODED =
@@ -44,32 +50,7 @@ local SEEDED, RESEEDED, RUN, FAILING, SLOW, ISOLATED, WAITED, PASSED, FAILED, TI
 local NAMES = {[0] = 'closed', 'open', 'half_open', 'forced_open', 'forced_closed'}
 local GAUGE_SILENCE, FORGET, LEAP, MAX_RETRY = 5000, 60000, 20000, 500
 -- Bound by `begin`: while a library loads, the server hides its own libraries.
-local floor, min, max, call, pack, unpack_
-
-local function numbers(text)
-  local list = {}
-  for n in string.gmatch(text, '%-?%d+') do list[#list + 1] = tonumber(n) end
-  return list
-end
-
--- Decoded state kept between calls, by data key, next to the text it was decoded from: it is used only while that very
--- text is what is stored, so whatever else writes there is believed. Decoding costs as much as judging.
-local MAX_KEPT = 2000
-local kept, kept_count = {}, 0
-
-local function keep(key, entry)
-  if kept_count >= MAX_KEPT then kept, kept_count = {}, 0 end
-  kept[key], kept_count = entry, kept_count + 1
-end
-
--- The entry under `key` if it was decoded from `packed`; it is taken out, so that a failing call leaves nothing behind.
-local function take(key, packed)
-  local entry = kept[key]
-  if not entry then return nil end
-  kept[key], kept_count = nil, kept_count - 1
-  if entry.packed == packed then return entry.value end
-  return nil
-end
+local floor, min, max, byte, find, call, pack, unpack_, spack, sunpack
 
 -- The turn: rules, what the store has programmed, and what this decision produced. Set anew by `begin`.
 local KEYS, ARGV, kdata, me
@@ -79,21 +60,66 @@ local R                     -- rules by name
 local forced, expires       -- the override in force (-1 none, 0 closed, 1 open), and its end
 local revision, stored_revision, void
 local c                     -- core
+local cold                  -- whether something in it changed that `hot` does not tell
 local mine                  -- this instance's record
+local bucket                -- the time window's current one, once settled
 local sum_c, sum_f, sum_s   -- the window's totals
-local events, views
+local events                -- with each a view
+local causes                -- the causes this batch names, once read
 local others                -- the other instances' records, once read
 local stepped               -- the server's clock stepped back
 
+local function numbers(text)
+  local list = {}
+  for n in string.gmatch(text, '%-?%d+') do list[#list + 1] = tonumber(n) end
+  return list
+end
+
+-- What was decoded, kept between calls: a book for each breaker, by data key, with a page for each instance. A value stands
+-- next to the text it was decoded from and is used only while that very text is what is stored, so whatever else writes
+-- there is believed. Decoding costs as much as judging.
+local MAX_KEPT = 2000
+local kept, kept_count = {}, 0
+local book                  -- this breaker's
+
+-- A new book or page.
+local function blank()
+  if kept_count >= MAX_KEPT then
+    kept, kept_count = {}, 0
+    if book then book.pages = {} end
+  end
+  kept_count = kept_count + 1
+  return {}
+end
+
+-- It is kept again when the decision is stored, so that one that fails halfway leaves nothing behind.
+local function open_book()
+  book = kept[kdata]
+  kept[kdata] = nil
+  if not book then
+    book = blank()
+    book.pages = {}
+  end
+end
+
+local function page_of(name)
+  local page = book.pages[name]
+  if not page then
+    page = blank()
+    book.pages[name] = page
+  end
+  return page
+end
+
 local function begin(keys, args)
   if not call then
-    floor, min, max = math.floor, math.min, math.max
-    call, pack, unpack_ = redis.call, cmsgpack.pack, cmsgpack.unpack
+    floor, min, max, byte, find = math.floor, math.min, math.max, string.byte, string.find
+    call, pack, unpack_, spack, sunpack = redis.call, cmsgpack.pack, cmsgpack.unpack, struct.pack, struct.unpack
   end
   KEYS, ARGV, kdata, me = keys, args, keys[5], args[6]
-  p, R, c, mine, others, stepped = nil, nil, nil, nil, nil, false
+  p, R, c, mine, others, causes, stepped = nil, nil, nil, nil, nil, nil, false
   forced, expires, revision, stored_revision, void = -1, 0, 0, 0, 0
-  sum_c, sum_f, sum_s, events, views = 0, 0, 0, {}, {}
+  sum_c, sum_f, sum_s, events, cold = 0, 0, 0, {}, false
   if ARGV[2] == '' then
     local t = call('TIME')
     now = t[1] * 1000 + floor(t[2] / 1000)
@@ -120,9 +146,9 @@ local function silence() return c.wt == 0 and c.wl or 60000 end
 local function tick()
   local reading = now + c.off
   if reading < c.clk then
-    c.off, stepped = c.off + c.clk - reading, true
+    c.off, stepped, cold = c.off + c.clk - reading, true, true
   else
-    if reading - c.clk >= LEAP then c.lp = reading end
+    if reading - c.clk >= LEAP then c.lp, cold = reading, true end
     c.clk = reading
   end
 end
@@ -130,7 +156,7 @@ end
 local function visible(instant) return max(0, instant - c.off) end
 
 local function expire(w)
-  local oldest = floor(10 * c.clk / c.wl) - 9
+  local oldest = bucket - 9
   if #w == 0 or w[1] >= oldest then return w end
   local kept = {}
   for i = 1, #w, 4 do
@@ -187,10 +213,12 @@ local function view()
 end
 
 local function clear_window()
-  c.wid = c.wid + 1
-  c.w, c.sl, c.run, c.runat, c.runby, c.cz, c.rc = {}, '', 0, 0, {}, {}, ''
+  c.wid, cold = c.wid + 1, true
+  c.w, c.sl, c.run, c.runat, c.runby, c.cz, c.rc, c.rt = {}, '', 0, 0, {}, {}, '', ''
   sum_c, sum_f, sum_s = 0, 0, 0
 end
+
+local function end_run() c.run, c.runby, cold = 0, {}, true end
 
 local function enter(from, to, reason, generation, evidence)
   local keeps = reason == RESEEDED and from == to
@@ -207,8 +235,8 @@ local function enter(from, to, reason, generation, evidence)
     if to == CLOSED or to == FCLOSED then c.rnd = 0 end
   end
   c.trs = c.trs + 1
-  events[#events + 1] = {generation, from, to, reason, visible(c.clk), evidence}
-  views[#views + 1] = {view()}
+  cold = true
+  events[#events + 1] = {generation, from, to, reason, visible(c.clk), evidence, {view()}}
 end
 
 local function minted() return max(c.gen + 1, now, void + 1) end
@@ -238,6 +266,24 @@ local function open(reason, evidence)
   enter(c.st, OPEN, reason, generation, evidence)
 end
 
+-- A record as it is stored, and back. Its buckets are packed again only when one begins or ends.
+local function pack_record(r, page)
+  local w, n = r[8], #r[8]
+  if page.w ~= w or page.n ~= n then page.w, page.n, page.buckets = w, n, pack(w) end
+  return pack({r[1], r[2], r[3], r[4], r[5], r[6], r[7], w[n - 2] or 0, w[n - 1] or 0, w[n] or 0}) .. page.buckets
+end
+
+local function unpack_record(packed)
+  local r, w = unpack_(packed)
+  -- Layout 1 has the buckets in their place.
+  if w then
+    local n = #w
+    if n > 0 then w[n - 2], w[n - 1], w[n] = r[8], r[9], r[10] end
+    r[8], r[9], r[10] = w, nil, nil
+  end
+  return r
+end
+
 -- Every instance's record but mine.
 local function read_others()
   if others then return others end
@@ -246,7 +292,7 @@ local function read_others()
   for i = 1, #all, 2 do
     if string.sub(all[i], 1, 2) == 'i:' then
       local name = string.sub(all[i], 3)
-      if name ~= me then others[#others + 1] = {name, unpack_(all[i + 1])} end
+      if name ~= me then others[#others + 1] = {name, unpack_record(all[i + 1])} end
     end
   end
   return others
@@ -335,8 +381,9 @@ end
 
 local function quoted_causes(count)
   local counts, ranked = {}, {}
-  for i = max(1, #c.rc - count + 1), #c.rc do
-    local index = string.byte(c.rc, i) - 64
+  local recent = string.sub(c.rc .. c.rt, -MAX_RECENT)
+  for i = max(1, #recent - count + 1), #recent do
+    local index = string.byte(recent, i) - 64
     counts[index] = (counts[index] or 0) + 1
   end
   for index = 1, #c.cz do if counts[index] then ranked[#ranked + 1] = index end end
@@ -461,7 +508,7 @@ end
 
 local function adopt()
   if revision < c.rev then return end
-  c.rev = revision
+  if revision ~= c.rev then c.rev, cold = revision, true end
   if c.mode ~= R.mode then
     c.mode, c.strk = R.mode, 0
     change(CLOSED, MODED)
@@ -484,13 +531,14 @@ local function close() change(CLOSED, PASSED, probe_evidence()) end
 
 local function advance()
   if c.wt == 0 then
+    bucket = floor(10 * c.clk / c.wl)
     local w = expire(c.w)
     if w ~= c.w then
-      c.w = w
+      c.w, cold = w, true
       recount()
     end
   end
-  if c.run > 0 and c.clk - c.runat >= silence() then c.run, c.runby = 0, {} end
+  if c.run > 0 and c.clk - c.runat >= silence() then end_run() end
   if c.st == OPEN and c.mode == OBSERVE and c.clk >= c.till then change(HALF, WAITED) end
   if c.st == HALF then
     local live = {}
@@ -514,6 +562,15 @@ local function settle()
   advance()
 end
 
+-- The cause a letter, as a number, stands for in this batch.
+local function cause(letter)
+  if not causes then
+    causes = {}
+    for name in string.gmatch(ARGV[15], '%S+') do causes[#causes + 1] = name end
+  end
+  return causes[letter - 64] or 'failure'
+end
+
 -- The place of a cause among the window's, as a character.
 local function cause_mark(cause)
   local position
@@ -522,8 +579,8 @@ local function cause_mark(cause)
     local name = #c.cz < 15 and cause or 'other'
     for i, known in ipairs(c.cz) do if known == name then position = i break end end
     if not position then
-      c.cz[#c.cz + 1] = name
-      position = #c.cz
+      position = #c.cz + 1
+      c.cz[position], cold = name, true
     end
   end
   return string.char(64 + position)
@@ -531,7 +588,8 @@ end
 
 local function note_failures(marks)
   c.lf = c.clk
-  c.rc = string.sub(c.rc .. marks, -256)
+  c.rt = c.rt .. marks
+  if #c.rt > MAX_AFTER then c.rc, c.rt, cold = string.sub(c.rc .. c.rt, -MAX_RECENT), '', true end
 end
 
 local function probe(kind, cause)
@@ -543,10 +601,11 @@ local function probe(kind, cause)
 end
 
 local function add_to(w, calls, failing_ones, slow_ones)
-  local bucket, n = floor(10 * c.clk / c.wl), #w
+  local n = #w
   if n == 0 or w[n - 3] ~= bucket then
     w[n + 1], w[n + 2], w[n + 3], w[n + 4] = bucket, 0, 0, 0
     n = n + 4
+    cold = cold or w == c.w
   end
   w[n - 2], w[n - 1], w[n] = w[n - 2] + calls, w[n - 1] + failing_ones, w[n] + slow_ones
 end
@@ -554,7 +613,7 @@ end
 local function join_run()
   local known = #c.runby >= R.m
   for _, name in ipairs(c.runby) do known = known or name == me end
-  if not known then c.runby[#c.runby + 1] = me end
+  if not known then c.runby[#c.runby + 1], cold = me, true end
 end
 
 local function outcome(kind, cause)
@@ -576,7 +635,7 @@ local function outcome(kind, cause)
     c.run = c.run + 1
     join_run()
   elseif c.run > 0 then
-    c.run, c.runby = 0, {}
+    end_run()
   end
   judge()
 end
@@ -591,18 +650,21 @@ end
 
 -- Takes all outcomes at once, which is several times cheaper and gives what one by one gives; false when one of them
 -- could trip, or is to be ignored.
-local function bulk(outcomes, causes)
+local function bulk(outcomes)
   local calls, bad, slow_ones, letters = #outcomes / 2, 0, 0, nil
-  if string.find(outcomes, '[1-4]') then
-    if string.find(outcomes, '4', 1, true) then return false end
-    letters = {}
-    for letter in string.gmatch(outcomes, '[13](.)') do
-      bad = bad + 1
-      letters[bad] = letter
-    end
-    if string.find(outcomes, '[23]') then
-      for _ in string.gmatch(outcomes, '[23]') do slow_ones = slow_ones + 1 end
-    end
+  -- Plain searches: matching a set costs ten times as much a character.
+  if find(outcomes, '4', 1, true) then return false end
+  local wanted, plain = '1', true
+  if find(outcomes, '2', 1, true) or find(outcomes, '3', 1, true) then
+    for _ in string.gmatch(outcomes, '[23]') do slow_ones = slow_ones + 1 end
+    wanted, plain = '[13]', false
+  end
+  local at = find(outcomes, wanted, 1, plain)
+  if at then letters = {} end
+  while at do
+    bad = bad + 1
+    letters[bad] = byte(outcomes, at + 1)
+    at = find(outcomes, wanted, at + 2, plain)
   end
   if not harmless(bad, slow_ones) then return false end
   if c.wt == 0 then
@@ -620,15 +682,15 @@ local function bulk(outcomes, causes)
     local marks = {}
     for i = 1, bad do
       local letter = letters[i]
-      if not marks[letter] then marks[letter] = cause_mark(causes[string.byte(letter) - 64] or 'failure') end
+      if not marks[letter] then marks[letter] = cause_mark(cause(letter)) end
       letters[i] = marks[letter]
     end
     note_failures(table.concat(letters))
   end
   -- The run: what fails at the end, and all before it when nothing else happened.
   local last = 0
-  while last < bad and failing(string.byte(outcomes, #outcomes - 1 - 2 * last) - 48) == 1 do last = last + 1 end
-  if last < calls and c.run > 0 then c.run, c.runby = 0, {} end
+  while last < bad and failing(byte(outcomes, #outcomes - 1 - 2 * last) - 48) == 1 do last = last + 1 end
+  if last < calls and c.run > 0 then end_run() end
   if last > 0 then
     c.run = c.run + last
     join_run()
@@ -636,9 +698,9 @@ local function bulk(outcomes, causes)
   return true
 end
 
-local function batch(generation, outcomes, probes, causes)
+local function probes_of(generation, probes)
   local applied, late = 0, 0
-  for lease, kind, index in string.gmatch(probes, '(%d+):(%d)(.)') do
+  for lease, kind, letter in string.gmatch(probes, '(%d+):(%d)(.)') do
     local held
     for i = 1, #c.ls, 3 do
       if c.ls[i] == tonumber(lease) and c.ls[i + 1] == me then held = i break end
@@ -646,14 +708,20 @@ local function batch(generation, outcomes, probes, causes)
     if held and c.st == HALF and c.gen == generation then
       for _ = 1, 3 do table.remove(c.ls, held) end
       applied = applied + 1
-      probe(tonumber(kind), causes[string.byte(index) - 64] or 'failure')
+      probe(tonumber(kind), cause(byte(letter)))
     else
       late = late + 1
     end
   end
-  outcomes = string.sub(outcomes, 1, 1024)
+  return applied, late
+end
+
+local function batch(generation, outcomes, probes)
+  local applied, late = 0, 0
+  if probes ~= '' then applied, late = probes_of(generation, probes) end
+  if #outcomes > 1024 then outcomes = string.sub(outcomes, 1, 1024) end
   if c.gen == generation and (c.st == CLOSED or c.st == FCLOSED) and c.mode ~= DISABLED and outcomes ~= ''
-    and bulk(outcomes, causes) then
+    and bulk(outcomes) then
     return applied + #outcomes / 2, late
   end
   for i = 1, #outcomes, 2 do
@@ -661,14 +729,14 @@ local function batch(generation, outcomes, probes, causes)
     if c.gen ~= generation or kind == 4 then
       if kind ~= 4 then late = late + 1 end
     else
-      local cause = causes[string.byte(outcomes, i + 1) - 64] or 'failure'
+      local why = cause(byte(outcomes, i + 1))
       if (c.st == CLOSED or c.st == FCLOSED) and c.mode ~= DISABLED then
         applied = applied + 1
-        outcome(kind, cause)
+        outcome(kind, why)
       elseif c.st == HALF and c.mode == OBSERVE then
         applied = applied + 1
         if c.ga == 0 then c.ga = c.clk end
-        probe(kind, cause)
+        probe(kind, why)
       else
         late = late + 1
       end
@@ -778,7 +846,7 @@ local function headroom()
   if R.sr > 0 then least = lesser(least, rate_room(true, R.sr)) end
   local valid = silence()
   if R.wt == 0 then
-    valid = max(1, floor((floor(10 * c.clk / R.wl) + 1) * R.wl / 10) - c.clk)
+    valid = max(1, floor((bucket + 1) * R.wl / 10) - c.clk)
   end
   return least or -1, valid
 end
@@ -790,6 +858,8 @@ local function finish(all, before)
   local ttl = 0
   if c.st == CLOSED then ttl = 2 * silence() + R.ramp + c.lo + 3600000 end
   local function put(key, value)
+    -- Setting a TTL costs as much as the rest of SET; the next sweep renews it.
+    if not all and call('SET', key, value, 'XX', 'KEEPTTL') then return end
     if ttl > 0 then call('SET', key, value, 'PX', int(ttl)) else call('SET', key, value) end
   end
   if all then
@@ -806,16 +876,27 @@ local function finish(all, before)
       int(e[4]), 'at', int(e[5]), 'instance', me, 'snapshot', e[6])
   end
   if #events > 0 then call('PEXPIRE', KEYS[6], '604800000') end
-  for _, v in ipairs(views) do call(ARGV[5], ARGV[4], 'T ' .. ARGV[3] .. ' ' .. table.concat(v, ' ')) end
+  for _, e in ipairs(events) do call(ARGV[5], ARGV[4], 'T ' .. ARGV[3] .. ' ' .. table.concat(e[7], ' ')) end
 end
 
 -- Stores the state; returns the failures last written to key 2.
 local function save(...)
   local before = c.mf
   c.mf = failures()
-  local packed = pack(c)
-  call('HSET', kdata, 'core', packed, ...)
-  keep(kdata, {packed = packed, value = c})
+  local w, n, slots = c.w, #c.w, c.sl
+  local hot = spack(HOT, c.seq, c.clk, c.sec, c.cur, c.bef, c.swp, c.kno, c.run, c.runat, c.gau, c.lf, c.mf,
+    w[n - 2] or 0, w[n - 1] or 0, w[n] or 0, c.rt) .. slots
+  -- A round is short, and all of it is in the core.
+  if cold or c.st == HALF then
+    c.sl = ''
+    book.core = pack(c)
+    c.sl = slots
+    call('HSET', kdata, 'hot', hot, 'core', book.core, ...)
+  else
+    call('HSET', kdata, 'hot', hot, ...)
+  end
+  book.hot, book.c, book.calls, book.failing, book.slow = hot, c, sum_c, sum_f, sum_s
+  kept[kdata] = book
   return before
 end
 
@@ -823,18 +904,38 @@ local function new_core()
   return {v = LAYOUT, seq = 0, gen = 0, st = CLOSED, why = SEEDED, since = now, till = 0, lo = 0, rnd = 0, strk = 0,
     clk = now, off = 0, trs = 0, prev = -1, mode = R.mode, ramp = 0, wt = R.wt, wl = R.wl, wid = 0, rev = revision,
     w = {}, sl = '', run = 0, runat = 0, runby = {}, gau = 0, frz = 0, lf = 0, ga = 0, per = 0, fin = 0, bad = 0, slo = 0,
-    nl = 1, ls = {}, cz = {}, rc = '', sht = 0, shl = 0, shr = 0, sec = 0, cur = 0, bef = 0, swp = now, lp = 0, kno = 0, nix = 1,
-    trip = '', mf = -1}
+    nl = 1, ls = {}, cz = {}, rc = '', rt = '', sht = 0, shl = 0, shr = 0, sec = 0, cur = 0, bef = 0, swp = now, lp = 0,
+    kno = 0, nix = 1, trip = '', mf = -1}
+end
+
+-- Unpacks the core; false when its layout is newer than this script.
+local function read_core(packed, hot)
+  c, book.core = unpack_(packed), packed
+  if c.v > LAYOUT then return false end
+  if c.v < LAYOUT then c.v, cold = LAYOUT, true end
+  if not hot then
+    c.rt = ''
+    return true
+  end
+  local calls, bad, slow_ones, rest
+  c.seq, c.clk, c.sec, c.cur, c.bef, c.swp, c.kno, c.run, c.runat, c.gau, c.lf, c.mf, calls, bad, slow_ones, c.rt, rest =
+    sunpack(HOT, hot)
+  c.sl = string.sub(hot, rest)
+  local w, n = c.w, #c.w
+  if n > 0 then w[n - 2], w[n - 1], w[n] = calls, bad, slow_ones end
+  return true
 end
 
 -- Returns the core and the further fields as stored; false when there is nothing, nil when its layout is newer than
 -- this script.
 local function load_core(...)
-  local stored = call('HMGET', kdata, 'core', ...)
-  local packed = stored[1]
+  local stored = call('HMGET', kdata, 'core', 'hot', ...)
+  local packed, hot = stored[1], stored[2]
   if not packed then return false end
-  c = take(kdata, packed) or unpack_(packed)
-  if c.v > LAYOUT then return nil end
+  local known = book.core == packed and book.hot == hot
+  if known then
+    c, sum_c, sum_f, sum_s = book.c, book.calls, book.failing, book.slow
+  elseif not read_core(packed, hot) then return nil end
   if revision < c.rev then
     local own = {}
     for name, value in pairs(R) do own[name] = value end
@@ -842,22 +943,21 @@ local function load_core(...)
     R = own
   end
   tick()
-  recount()
+  if not known then recount() end
   return stored
 end
 
 local stored_rules
 
 local function load_config()
+  open_book()
   local packed = call('HGET', KEYS[4], 'p')
   if packed then
-    local known = take(KEYS[4], packed)
-    if not known then
-      known = {p = unpack_(packed)}
-      known.rules = known.p[2] == 0 and read_rules(known.p, 6)
+    if book.config ~= packed then
+      book.config, book.p = packed, unpack_(packed)
+      book.rules = book.p[2] == 0 and read_rules(book.p, 6)
     end
-    keep(KEYS[4], {packed = packed, value = known})
-    p, stored_rules, void = known.p, known.rules, known.p[3]
+    p, stored_rules, void = book.p, book.rules, book.p[3]
   end
 end
 
@@ -868,7 +968,10 @@ end
 
 local function exchange()
   load_config()
-  local known = tonumber(string.match(ARGV[9], '^%d+') or 0)
+  if book.carried ~= ARGV[9] then
+    book.carried, book.known = ARGV[9], tonumber(string.match(ARGV[9], '^%d+') or 0)
+  end
+  local known = book.known
   if p and p[2] == 0 then
     use_stored()
   elseif not p and ARGV[9] ~= '' then
@@ -881,13 +984,17 @@ local function exchange()
   local my_field, marker_field = 'i:' .. me, 'b:' .. ARGV[7]
   local found = load_core(my_field, marker_field)
   if found == nil then return {3, void} end
-  mine = found and found[2] and unpack_(found[2]) or nil
-  local remembered_gen, remembered_state = string.match(ARGV[8], '^(%d+) (%d+)')
-  remembered_gen = tonumber(remembered_gen)
+  local page = page_of(me)
+  if found and found[3] then mine = page.packed == found[3] and page.mine or unpack_record(found[3]) end
+  if page.memory ~= ARGV[8] then
+    local generation, state = string.match(ARGV[8], '^(%d+) (%d+)')
+    page.memory, page.gen, page.st = ARGV[8], tonumber(generation), tonumber(state)
+  end
+  local remembered_gen = page.gen
   if found then
     if not mine and c.kno >= 2000 then return {4, void} end
     -- The rest of a memory is read when it says something else.
-    if remembered_gen and (remembered_gen ~= c.gen or tonumber(remembered_state) ~= c.st) then reseed(numbers(ARGV[8])) end
+    if remembered_gen and (remembered_gen ~= c.gen or page.st ~= c.st) then reseed(numbers(ARGV[8])) end
   else
     c = new_core()
     others = {}
@@ -902,37 +1009,34 @@ local function exchange()
   c.cur = c.cur + 1
   if not mine then
     mine = {c.nix, 0, 0, 0, 0, 0, c.wid, {}}
-    c.kno, c.nix = c.kno + 1, c.nix + 1
+    c.kno, c.nix, cold = c.kno + 1, c.nix + 1, true
   end
   mine[2] = c.clk
   if mine[7] ~= c.wid then mine[6], mine[7], mine[8] = 0, c.wid, {} end
   if c.wt == 0 then mine[8] = expire(mine[8]) end
-  local marker = found and found[3] and unpack_(found[3]) or {0, 0, 0, 0, 0, 0}
+  local marker = {0, 0, 0, 0, 0, 0}
+  if found and found[4] then marker = page.marked == found[4] and page.marker or unpack_(found[4]) end
   marker[1] = c.clk
   local applied, late = 0, 0
   local number = tonumber(ARGV[11])
   if number > marker[2] then
     marker[2] = number
-    local rejected = tonumber(ARGV[16])
-    if rejected > 0 then
+    if ARGV[16] ~= '0' then
+      local rejected = tonumber(ARGV[16])
       mine[6] = c.clk
-      if c.mode == OBSERVE then c.shr = c.shr + rejected end
+      if c.mode == OBSERVE then c.shr, cold = c.shr + rejected, true end
     end
-    local causes = {}
-    if ARGV[15] ~= '' then
-      for name in string.gmatch(ARGV[15], '%S+') do causes[#causes + 1] = name end
-    end
-    applied, late = batch(tonumber(ARGV[12]), ARGV[13], ARGV[14], causes)
+    applied, late = batch(tonumber(ARGV[12]), ARGV[13], ARGV[14])
   end
-  local gauge = tonumber(ARGV[17])
+  local gauge = ARGV[17] == '0' and 0 or tonumber(ARGV[17])
   local before = mine[4] == c.gen and mine[3] or 0
-  local counts = c.st == CLOSED and c.mode ~= DISABLED and tonumber(ARGV[18]) == c.gen
+  local counts = gauge > 0 and c.st == CLOSED and c.mode ~= DISABLED and tonumber(ARGV[18]) == c.gen
   mine[3], mine[4] = counts and gauge or 0, c.gen
   c.gau = max(0, c.gau - before) + mine[3]
   if gauge > 0 then judge() end
   local first, count, retry = 0, 0, 0
-  local token = tonumber(ARGV[20])
-  if token > 0 then
+  if ARGV[20] ~= '0' then
+    local token = tonumber(ARGV[20])
     if marker[3] == token and marker[4] == c.gen and marker[6] > 0 then
       first, count = marker[5], marker[6]
     else
@@ -949,18 +1053,18 @@ local function exchange()
     if c.st == CLOSED and c.mode == ENFORCE and mostly_isolated() then trip(ISOLATED) end
   end
   local room, valid = headroom()
-  local caused = {}
-  for i, e in ipairs(events) do caused[i] = e[2] .. ' ' .. e[3] .. ' ' .. e[4] end
-  finish(swept or number == 0, save(my_field, pack(mine), marker_field, pack(marker)))
-  local reply = {0, void, view()}
-  local n = #reply
-  reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4], reply[n + 5] = sum_c, sum_f, sum_s, room, valid
-  reply[n + 6] = c.bef > 100 and c.kno * 2 or 0
-  reply[n + 7], reply[n + 8], reply[n + 9], reply[n + 10], reply[n + 11] = first, count, retry, applied, late
-  reply[n + 12] = table.concat(caused, ';')
-  if p and known ~= p[1] then
-    reply[n + 13], reply[n + 14] = pack(p), call('HGET', KEYS[4], 'spec') or ''
+  local caused = ''
+  if #events > 0 then
+    local list = {}
+    for i, e in ipairs(events) do list[i] = e[2] .. ' ' .. e[3] .. ' ' .. e[4] end
+    caused = table.concat(list, ';')
   end
+  page.packed, page.mine, page.marked, page.marker = pack_record(mine, page), mine, pack(marker), marker
+  finish(swept or number == 0, save(my_field, page.packed, marker_field, page.marked))
+  local g, st, why, age, remaining, round, streak, lo, lease, ramp, mode, stored, seq = view()
+  local reply = {0, void, g, st, why, age, remaining, round, streak, lo, lease, ramp, mode, stored, seq, sum_c, sum_f, sum_s,
+    room, valid, c.bef > 100 and c.kno * 2 or 0, first, count, retry, applied, late, caused}
+  if p and known ~= p[1] then reply[28], reply[29] = pack(p), call('HGET', KEYS[4], 'spec') or '' end
   return reply
 end
 

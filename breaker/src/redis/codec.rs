@@ -2,7 +2,7 @@
 
 use crate::machine::data::Lease;
 use crate::machine::window::{Buckets, Slots, Sums};
-use crate::machine::{ConfigRow, Core, Data, Marker, Record};
+use crate::machine::{ConfigRow, Core, Data, MAX_RECENT, Marker, Record};
 use crate::policy::{Config, Mode, Override, Policy, StoreFailurePolicy, Window};
 use crate::state::{Kind, Reason, State};
 use crate::store::{Event, Exchange, Leader, Memory, Programmed, Reply, Status, StoreError, StoreResult, View};
@@ -10,7 +10,7 @@ use redis::Value;
 use std::collections::{BTreeMap, HashMap};
 
 /// The layout this version reads and writes; the script's `LAYOUT`.
-pub const LAYOUT: u64 = 1;
+pub const LAYOUT: u64 = 2;
 
 /// Numbers beyond are none of the script's, whose arithmetic is exact up to here; calculating with them would overflow.
 const EXACT: u64 = 1 << 53;
@@ -355,7 +355,11 @@ pub fn config_row(hash: &HashMap<String, Vec<u8>>) -> StoreResult<Option<ConfigR
 }
 
 fn unpack(mut bytes: &[u8]) -> StoreResult<rmpv::Value> {
-    rmpv::decode::read_value(&mut bytes).map_err(|_| broken("damaged packed data"))
+    unpack_next(&mut bytes)
+}
+
+fn unpack_next(bytes: &mut &[u8]) -> StoreResult<rmpv::Value> {
+    rmpv::decode::read_value(bytes).map_err(|_| broken("damaged packed data"))
 }
 
 fn list(value: &rmpv::Value) -> StoreResult<&[rmpv::Value]> {
@@ -421,6 +425,48 @@ fn slots(text: &str) -> StoreResult<Slots> {
     ))
 }
 
+/// The numbers in the field `hot` that stand over those of their names in the core.
+const HOT: [&str; 11] = [
+    "seq", "clk", "sec", "cur", "bef", "swp", "kno", "run", "runat", "gau", "lf",
+];
+
+/// The field `hot`: what changes with every decision.
+struct Hot<'a> {
+    numbers: HashMap<&'static str, u64>,
+    /// What the window's newest bucket holds.
+    newest: Sums,
+    /// The causes noted after the core's.
+    recent: &'a str,
+    slots: &'a str,
+}
+
+impl<'a> Hot<'a> {
+    /// 15 doubles, little-endian; then text up to a zero byte; then slots.
+    fn read(bytes: &'a [u8]) -> StoreResult<Self> {
+        let short = || broken("a short hot part");
+        let (packed, rest) = bytes.split_at_checked(15 * 8).ok_or_else(short)?;
+        let end = rest.iter().position(|byte| *byte == 0).ok_or_else(short)?;
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| broken("text that is not UTF-8"));
+        let numbers: Vec<u64> = packed
+            .chunks_exact(8)
+            .map(|chunk| {
+                let number = f64::from_le_bytes(chunk.try_into().unwrap_or_default());
+                signed(&rmpv::Value::F64(number)).map(|number| number.max(0) as u64)
+            })
+            .collect::<StoreResult<_>>()?;
+        Ok(Self {
+            numbers: HOT.into_iter().zip(numbers.iter().copied()).collect(),
+            newest: Sums {
+                calls: numbers[12],
+                failing: numbers[13],
+                slow: numbers[14],
+            },
+            recent: text(&rest[..end])?,
+            slots: text(&rest[end + 1..])?,
+        })
+    }
+}
+
 /// The data hash; none when there is none, or when its layout is newer than this version.
 ///
 /// # Errors
@@ -442,10 +488,26 @@ pub fn data(hash: &HashMap<String, Vec<u8>>) -> StoreResult<Option<Data>> {
             .copied()
             .ok_or_else(|| broken(&format!("a core without {name}")))
     };
-    let n = |name: &str| number(field(name)?);
-    if n("v")? > LAYOUT {
+    if number(field("v")?)? > LAYOUT {
         return Ok(None);
     }
+    // Layout 1 has none: all of it is in the core.
+    let hot = hash.get("hot").map(|hot| Hot::read(hot)).transpose()?;
+    let n = |name: &str| match hot.as_ref().and_then(|hot| hot.numbers.get(name)) {
+        Some(number) => Ok(*number),
+        None => number(field(name)?),
+    };
+    let mut window_buckets = buckets(field("w")?)?;
+    let mut recent = string(field("rc")?)?;
+    let mut window_slots = string(field("sl")?)?;
+    if let Some(hot) = &hot {
+        if let Some((_, newest)) = window_buckets.0.last_mut() {
+            *newest = hot.newest;
+        }
+        recent.push_str(hot.recent);
+        window_slots = hot.slots.to_owned();
+    }
+    let forgotten = recent.len().saturating_sub(MAX_RECENT);
     let previous = signed(field("prev")?)?;
     let leases = list(field("ls")?)?
         .chunks_exact(3)
@@ -477,8 +539,8 @@ pub fn data(hash: &HashMap<String, Vec<u8>>) -> StoreResult<Option<Data>> {
         window: window(n("wt")?, n("wl")?).ok_or_else(|| broken("a window without a length"))?,
         window_id: n("wid")?,
         revision: n("rev")?,
-        buckets: buckets(field("w")?)?,
-        slots: slots(&string(field("sl")?)?)?,
+        buckets: window_buckets,
+        slots: slots(&window_slots)?,
         run: n("run")?,
         run_at: n("runat")?,
         run_instances: strings("runby")?,
@@ -493,8 +555,9 @@ pub fn data(hash: &HashMap<String, Vec<u8>>) -> StoreResult<Option<Data>> {
         next_lease: n("nl")?,
         leases,
         causes: strings("cz")?,
-        recent: string(field("rc")?)?
+        recent: recent
             .bytes()
+            .skip(forgotten)
             .map(|letter| letter.saturating_sub(b'A'))
             .collect(),
         shadow_trips: n("sht")?,
@@ -513,7 +576,7 @@ pub fn data(hash: &HashMap<String, Vec<u8>>) -> StoreResult<Option<Data>> {
     let mut boots = BTreeMap::new();
     for (name, bytes) in hash {
         if let Some(instance) = name.strip_prefix("i:") {
-            instances.insert(instance.to_owned(), record(&unpack(bytes)?)?);
+            instances.insert(instance.to_owned(), record(bytes)?);
         } else if let Some(boot) = name.strip_prefix("b:") {
             boots.insert(boot.to_owned(), marker(&unpack(bytes)?)?);
         }
@@ -521,9 +584,26 @@ pub fn data(hash: &HashMap<String, Vec<u8>>) -> StoreResult<Option<Data>> {
     Ok(Some(Data { core, instances, boots }))
 }
 
-fn record(value: &rmpv::Value) -> StoreResult<Record> {
-    let [index, seen, gauge, generation, isolated, rejected, window_id, window] = list(value)? else {
+fn record(mut bytes: &[u8]) -> StoreResult<Record> {
+    let value = unpack_next(&mut bytes)?;
+    let [index, seen, gauge, generation, isolated, rejected, window_id, rest @ ..] = list(&value)? else {
         return Err(broken("an instance of another length"));
+    };
+    let window = match rest {
+        // Layout 1.
+        [window] => buckets(window)?,
+        [calls, failing, slow] => {
+            let mut window = buckets(&unpack_next(&mut bytes)?)?;
+            if let Some((_, newest)) = window.0.last_mut() {
+                *newest = Sums {
+                    calls: number(calls)?,
+                    failing: number(failing)?,
+                    slow: number(slow)?,
+                };
+            }
+            window
+        }
+        _ => return Err(broken("an instance of another length")),
     };
     Ok(Record {
         index: number(index)?,
@@ -533,7 +613,7 @@ fn record(value: &rmpv::Value) -> StoreResult<Record> {
         isolated: number(isolated)?,
         rejected_at: number(rejected)?,
         window_id: number(window_id)?,
-        buckets: buckets(window)?,
+        buckets: window,
     })
 }
 

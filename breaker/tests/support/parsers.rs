@@ -16,6 +16,7 @@ pub(crate) const PARSERS: &[(&str, Parser)] = &[
     ("announcement", parse_announcement),
     ("reply", parse_reply),
     ("core", parse_core),
+    ("hot", parse_hot),
     ("record", parse_record),
     ("marker", parse_marker),
     ("config", parse_config),
@@ -81,6 +82,10 @@ fn parse_data(field: &str, bytes: &[u8]) -> Result<(), String> {
 
 fn parse_core(bytes: &[u8]) -> Result<(), String> {
     parse_data("core", bytes)
+}
+
+fn parse_hot(bytes: &[u8]) -> Result<(), String> {
+    parse_data("hot", bytes)
 }
 
 fn parse_record(bytes: &[u8]) -> Result<(), String> {

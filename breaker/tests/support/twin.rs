@@ -342,14 +342,18 @@ impl Twin {
         for companion in ["state", "failures", "last_failure"] {
             pipe.get(self.key(companion));
         }
-        pipe.cmd("PTTL").arg(self.key("data"));
+        let expiring = ["data", "state", "failures", "last_failure"];
+        for suffix in expiring {
+            pipe.cmd("PTTL").arg(self.key(suffix));
+        }
         type Hash = HashMap<String, Vec<u8>>;
         type Entries = Vec<(String, HashMap<String, String>)>;
-        type Answer = (Hash, Hash, Entries, Option<String>, Option<String>, Option<String>, i64);
-        let (data, config, events, state, failures, last_failure, ttl): Answer = pipe
-            .query_async(&mut self.raw)
-            .await
-            .map_err(|error| error.to_string())?;
+        type Text = Option<String>;
+        type Answer = (Hash, Hash, Entries, Text, Text, Text, i64, i64, i64, i64);
+        let (data, config, events, state, failures, last_failure, data_ttl, state_ttl, failures_ttl, last_ttl): Answer =
+            pipe.query_async(&mut self.raw)
+                .await
+                .map_err(|error| error.to_string())?;
         let data = codec::data(&data).map_err(|error| error.to_string())?;
         if data != self.row.data {
             return Err(format!("data differs\n model {:?}\nscript {data:?}", self.row.data));
@@ -384,11 +388,14 @@ impl Twin {
             ));
         }
         let closed = core.state == tiebar::state::State::Closed;
-        if !closed && self.saved.is_none() && ttl >= 0 {
-            return Err(format!("a {} state expires in {ttl} ms", core.state));
-        }
-        if closed && ttl < 0 {
-            return Err("a closed state never expires".to_owned());
+        // PTTL says -1 of a key that stays, -2 of none.
+        for (suffix, ttl) in expiring.into_iter().zip([data_ttl, state_ttl, failures_ttl, last_ttl]) {
+            if !closed && self.saved.is_none() && ttl >= 0 {
+                return Err(format!("{suffix} of a {} state expires in {ttl} ms", core.state));
+            }
+            if closed && ttl == -1 {
+                return Err(format!("{suffix} of a closed state never expires"));
+            }
         }
         Ok(())
     }
