@@ -64,7 +64,15 @@ fn built() -> Vec<Row> {
     let begun = Instant::now();
     output(
         Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--release", "--locked", "-p", "instance", "--target-dir"])
+            .args([
+                "build",
+                "--quiet",
+                "--release",
+                "--locked",
+                "-p",
+                "instance",
+                "--target-dir",
+            ])
             .arg(folder.path())
             .current_dir(workspace),
     );

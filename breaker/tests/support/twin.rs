@@ -447,8 +447,56 @@ impl Twin {
     }
 }
 
+/// Rules for a run in which some instances fail far more than others, so that the rate holds with the worst ones and not
+/// without them: only then does anything depend on who is second-worst, and by how much.
+fn uneven_policy(rng: &mut Rng) -> Policy {
+    let slow = rng.bool();
+    let bp = *rng.choice(&[2_500, 4_000, 5_000]).unwrap();
+    Policy {
+        mode: Mode::Enforce,
+        consecutive_failures: 0,
+        failure_rate_bp: if slow { 0 } else { bp },
+        slow_rate_bp: if slow { bp } else { 0 },
+        minimum_instances: rng.u64(2..4),
+        window: Window::Time(rng.u64(10_000..30_000)),
+        ..random_policy(rng)
+    }
+}
+
+/// How an instance's calls go.
+struct Habit {
+    /// Calls in 256 that go badly.
+    bad: u8,
+    worse: Kind,
+    /// None: anything.
+    better: Option<Kind>,
+}
+
+impl Habit {
+    fn any(rng: &mut Rng) -> Self {
+        Self {
+            bad: rng.u8(..),
+            worse: Kind::Failure,
+            better: None,
+        }
+    }
+
+    /// The first is worst.
+    fn uneven(index: usize, policy: &Policy) -> Self {
+        Self {
+            bad: [240, 140, 60, 10][index % 4],
+            worse: if policy.slow_rate_bp > 0 {
+                Kind::SlowSuccess
+            } else {
+                Kind::Failure
+            },
+            better: Some(Kind::Success),
+        }
+    }
+}
+
 /// A request as a client at this moment might send it.
-fn random_exchange(rng: &mut Rng, client: &mut Client, policy: &Policy, now: u64) -> Exchange {
+fn random_exchange(rng: &mut Rng, client: &mut Client, policy: &Policy, habit: &Habit, now: u64) -> Exchange {
     if rng.u8(..) < 20
         && let Some(last) = &client.last
     {
@@ -480,7 +528,7 @@ fn random_exchange(rng: &mut Rng, client: &mut Client, policy: &Policy, now: u64
     } else {
         known
     };
-    let bad = rng.u8(..);
+    let bad = habit.bad;
     let batch = (rng.u8(..) < 200).then(|| {
         client.batch += 1;
         let mut probes = Vec::new();
@@ -516,9 +564,9 @@ fn random_exchange(rng: &mut Rng, client: &mut Client, policy: &Policy, now: u64
         let outcomes = (0..length)
             .map(|_| Outcome {
                 kind: if rng.u8(..) < bad {
-                    Kind::Failure
+                    habit.worse
                 } else {
-                    *rng.choice(Kind::ALL).unwrap()
+                    habit.better.unwrap_or_else(|| *rng.choice(Kind::ALL).unwrap())
                 },
                 cause: rng.u8(..4),
             })
@@ -587,7 +635,9 @@ pub async fn run_versions(
             ..Client::default()
         })
         .collect();
-    let mut policy = random_policy(&mut rng);
+    let uneven = seed % 7 == 2;
+    let rules = if uneven { uneven_policy } else { random_policy };
+    let mut policy = rules(&mut rng);
     let mut resets = 0;
     // In every third run time passes without leaps, and some clients are silent for long: only then are they forgotten.
     let patient = seed.is_multiple_of(3);
@@ -627,7 +677,7 @@ pub async fn run_versions(
                 if rng.bool() {
                     // With another window all evidence goes.
                     let window = if rng.bool() { None } else { Some(policy.window) };
-                    policy = random_policy(&mut rng);
+                    policy = rules(&mut rng);
                     policy.window = window.unwrap_or(policy.window);
                 }
                 if bare {
@@ -685,7 +735,12 @@ pub async fn run_versions(
                 } else {
                     rng.usize(..clients.len())
                 };
-                let request = random_exchange(&mut rng, &mut clients[index], &policy, now);
+                let habit = if uneven {
+                    Habit::uneven(index, &policy)
+                } else {
+                    Habit::any(&mut rng)
+                };
+                let request = random_exchange(&mut rng, &mut clients[index], &policy, &habit, now);
                 let reply = twin.exchange(&request).await.map_err(at)?;
                 clients[index].last = Some(request);
                 if rng.u8(..) < 240 || reply.status != Status::Ok {
