@@ -142,7 +142,8 @@ impl From<LimitFlags> for Limits {
     }
 }
 
-#[tokio::main]
+// For what happens beside the traffic, which has its own threads.
+#[tokio::main(flavor = "current_thread")]
 pub(crate) async fn main() -> ExitCode {
     let flags = match parse_flags::<Flags>() {
         Ok(flags) => flags,
@@ -184,6 +185,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         allow_fallback: flags.allow_fallback,
         limits: flags.limits.into(),
         drain_timeout: flags.drain_timeout,
+        workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
         store: Some(measures),
         ..Settings::new(&flags.listen, &flags.admin_listen, routes)
     };
