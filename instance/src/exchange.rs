@@ -10,6 +10,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
+use std::borrow::Cow;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -40,9 +41,9 @@ pub(crate) enum Trouble {
 pub(crate) struct Destination<'a> {
     pub(crate) pool: &'a Arc<Pool>,
     pub(crate) path: PathAndQuery,
-    pub(crate) authority: Authority,
+    pub(crate) authority: &'a Authority,
     /// The authority as a header.
-    pub(crate) host: HeaderValue,
+    pub(crate) host: Cow<'a, HeaderValue>,
     /// Encrypted, which HTTP/2 says in a header.
     pub(crate) https: bool,
     /// The request asks for an upgrade, so its connection is its own.
@@ -206,7 +207,7 @@ fn address(request: &mut Request<Upload>, to: &Destination<'_>, http2: bool) -> 
         request.headers_mut().remove(HOST);
         *request.version_mut() = Version::HTTP_2;
     } else {
-        request.headers_mut().insert(HOST, to.host.clone());
+        request.headers_mut().insert(HOST, HeaderValue::clone(&to.host));
         *request.version_mut() = Version::HTTP_11;
     }
     *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Trouble::Unspeakable)?;
@@ -219,16 +220,17 @@ async fn drive(
     sent: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>>,
     watch: &mut Watch<'_>,
 ) -> Result<Result<Response<Incoming>, Failed>, Trouble> {
-    let mut sent = pin!(sent);
+    // A budget that is used up would have to wake somebody.
+    let mut sent = pin!(tokio::task::unconstrained(sent));
     std::future::poll_fn(move |cx| {
-        match (&mut wire, &watch.progress) {
-            (Some(wire), _) => {
-                wire.turn(cx);
-            }
-            (None, Some(progress)) => progress.register(cx),
-            (None, None) => {}
+        if let (None, Some(progress)) = (&wire, &watch.progress) {
+            progress.register(cx);
         }
-        if let Poll::Ready(answer) = sent.as_mut().poll(cx) {
+        let answer = match &mut wire {
+            Some(wire) => wire.turn_until(cx, |cx| sent.as_mut().poll(cx)),
+            None => sent.as_mut().poll(cx),
+        };
+        if let Poll::Ready(answer) = answer {
             return Poll::Ready(match answer {
                 Ok(response) => Ok(Ok(response)),
                 Err(mut failed) => match failed.take_message() {

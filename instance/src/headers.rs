@@ -10,6 +10,18 @@ use http::uri::Authority;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Without those that `Connection` names.
+static HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    UPGRADE,
+    HTTP2_SETTINGS,
+];
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -40,32 +52,24 @@ fn names(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 /// Removes what concerns one connection only: the standard ones, and those that `Connection` names. `Trailer` stays: it
 /// announces what passes.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    // Comparing the few that are there costs a third of looking for each that there may be.
+    let found = headers.keys().filter(|name| HOP_BY_HOP.contains(name));
+    let found: Vec<HeaderName> = found.cloned().collect();
+    if found.is_empty() {
+        return;
+    }
     let trailers = headers
         .get_all(TE)
         .iter()
         .filter_map(|te| te.to_str().ok())
         .flat_map(|te| te.split(','))
         .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = names(headers).filter_map(|name| name.parse().ok()).collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
-    }
-    if headers.remove(TRANSFER_ENCODING).is_some() {
+    let named: Vec<HeaderName> = names(headers).filter_map(|name| name.parse().ok()).collect();
+    if found.contains(&TRANSFER_ENCODING) {
         // Beside a coding it means nothing, and whoever believed it would see another end of the message.
         headers.remove(CONTENT_LENGTH);
     }
-    for name in [
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        TE,
-        UPGRADE,
-        HTTP2_SETTINGS,
-    ] {
+    for name in found.into_iter().chain(named) {
         headers.remove(name);
     }
     if trailers {

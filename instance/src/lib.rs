@@ -1,8 +1,8 @@
 //! The proxy: guards every call with the shared breaker, for any language.
 //!
 //! A request passes `connection` (whose it is, how long it may take), `server` (is it sound, where does it go), `target`
-//! (may it go, what came of it) and `exchange` (to the upstream and back). On hyper directly. Rejected: a web framework
-//! in front of the traffic, which costs a fifth of the CPU per request.
+//! (may it go, what came of it) and `exchange` (to the upstream and back), all on one thread (`workers`). On hyper
+//! directly. Rejected: a web framework in front of the traffic, which costs a fifth of the CPU per request.
 
 mod activity;
 mod admin;
@@ -30,6 +30,7 @@ mod store_watch;
 mod target;
 mod tunnel;
 mod upload;
+mod workers;
 
 pub use limits::Limits;
 pub use routes::{RouteError, RouteSpec, full_id, parse_routes};

@@ -142,7 +142,8 @@ impl From<LimitFlags> for Limits {
     }
 }
 
-#[tokio::main]
+// For what happens beside the traffic, which has its own threads.
+#[tokio::main(flavor = "current_thread")]
 pub(crate) async fn main() -> ExitCode {
     let flags = match parse_flags::<Flags>() {
         Ok(flags) => flags,
@@ -184,10 +185,18 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         allow_fallback: flags.allow_fallback,
         limits: flags.limits.into(),
         drain_timeout: flags.drain_timeout,
+        workers: workers(),
         store: Some(measures),
         ..Settings::new(&flags.listen, &flags.admin_listen, routes)
     };
     Instance::bind(settings, breakers).await?.run(shutdown).await
+}
+
+/// A thread for each processor, within reason: more would but scatter idle connections and weigh on a large machine's
+/// sidecars.
+fn workers() -> NonZeroUsize {
+    const MOST: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+    std::thread::available_parallelism().map_or(NonZeroUsize::MIN, |processors| processors.min(MOST))
 }
 
 /// Rules from a file, for the time until the store has some.

@@ -90,7 +90,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, mut known: Sources) {
     let mut complaint = None;
     loop {
         tokio::time::sleep(EVERY).await;
-        shared.table().sweep();
+        shared.sweep();
         shared.forget_unrouted().await;
         let fresh = Sources::read(&shared.settings).await;
         let outcome = match fresh {

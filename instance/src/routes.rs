@@ -213,12 +213,12 @@ impl Table {
     }
 
     /// The first whose host and prefix match.
-    pub(crate) fn find(&self, host: Option<&str>, path: &str) -> Option<&Arc<Target>> {
+    pub(crate) fn find(&self, asked: Option<&Authority>, path: &str) -> Option<&Arc<Target>> {
         self.0.iter().find(|target| {
             let spec = &target.route.spec;
             spec.host
                 .as_deref()
-                .is_none_or(|wanted| host.is_some_and(|host| host.eq_ignore_ascii_case(wanted)))
+                .is_none_or(|wanted| asked.is_some_and(|asked| asked.host().eq_ignore_ascii_case(wanted)))
                 && under(path, &spec.path_prefix)
         })
     }

@@ -3,20 +3,24 @@
 use crate::activity::{Activity, Running};
 use crate::body::Body;
 use crate::call::Meter;
+use crate::connect::Endpoint;
 use crate::connection;
 use crate::drain::{Drain, Stage};
 use crate::fallback::Allowed;
 use crate::limits::Limits;
 use crate::refusal;
 use crate::rejection::plain;
-use crate::routes::{RouteSpec, Table};
+use crate::routes::{Checked, RouteSpec, Table};
 use crate::store_watch::StoreMeasures;
 use crate::target::{Context, Target};
+use crate::workers::{self, Workers};
 use crds::CircuitBreakerSpec;
+use crossbeam_utils::CachePadded;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -57,6 +61,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How long running calls may take to end at shutdown.
     pub drain_timeout: Duration,
+    /// Threads that serve the traffic. The rest happens in the runtime that [`Instance::run`] is called in.
+    pub workers: NonZeroUsize,
     /// Measurements of the store, when it is watched.
     pub store: Option<StoreMeasures>,
 }
@@ -75,6 +81,7 @@ impl Settings {
             allow_fallback: Vec::new(),
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(25),
+            workers: NonZeroUsize::MIN,
             store: None,
         }
     }
@@ -102,7 +109,9 @@ pub(crate) struct Shared {
     pub(crate) breakers: Breakers,
     pub(crate) settings: Settings,
     pub(crate) allowed: Allowed,
-    table: RwLock<Arc<Table>>,
+    /// One for each thread that serves connections, lest they share what every call touches: connections to upstreams,
+    /// and counts of references.
+    tables: Box<[CachePadded<RwLock<Arc<Table>>>]>,
     meters: Mutex<BTreeMap<ServiceId, Arc<Meter>>>,
     pub(crate) in_flight: AtomicUsize,
     pub(crate) drain: Arc<Drain>,
@@ -114,6 +123,7 @@ pub(crate) struct Shared {
 pub struct Instance {
     traffic: TcpListener,
     admin: TcpListener,
+    workers: Workers,
     shared: Arc<Shared>,
     /// What the routes were made from.
     sources: crate::reload::Sources,
@@ -142,12 +152,14 @@ impl Instance {
         };
         let traffic = listen(&settings.listen, "--listen").await?;
         let admin = listen(&settings.admin_listen, "--admin-listen").await?;
+        let workers = Workers::start(settings.workers)
+            .map_err(|error| anyhow::anyhow!("cannot start {} threads: {error}", settings.workers))?;
         let allowed = Allowed::parse(&settings.allow_fallback).map_err(anyhow::Error::msg)?;
         let shared = Arc::new(Shared {
             breakers,
-            settings,
             allowed,
-            table: RwLock::default(),
+            tables: (0..settings.workers.get()).map(|_| CachePadded::default()).collect(),
+            settings,
             meters: Mutex::default(),
             in_flight: AtomicUsize::new(0),
             drain: Arc::default(),
@@ -164,6 +176,7 @@ impl Instance {
         Ok(Self {
             traffic,
             admin,
+            workers,
             shared,
             sources,
         })
@@ -195,8 +208,19 @@ impl Instance {
         let shared = self.shared;
         // Whoever drops this future has both ports given up.
         let watcher = spawn(crate::reload::watch(Arc::clone(&shared), self.sources));
-        let admin = spawn(accept(self.admin, Port::Admin, Arc::clone(&shared)));
-        let traffic = spawn(accept(self.traffic, Port::Traffic, Arc::clone(&shared)));
+        let workers = Arc::new(self.workers);
+        let admin = spawn(accept(
+            self.admin,
+            Port::Admin,
+            Arc::clone(&shared),
+            Arc::clone(&workers),
+        ));
+        let traffic = spawn(accept(
+            self.traffic,
+            Port::Traffic,
+            Arc::clone(&shared),
+            Arc::clone(&workers),
+        ));
         shutdown.await;
         tracing::info!("draining");
         shared.drain.enter(Stage::Draining);
@@ -212,7 +236,7 @@ impl Instance {
         }
         shared.drain.enter(Stage::Cut);
         shared.breakers.shutdown(FAREWELL).await;
-        drop((watcher, admin));
+        drop((watcher, admin, workers));
         Ok(())
     }
 }
@@ -222,7 +246,7 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<(
 }
 
 /// Accepts connections; traffic until the drain begins, the admin port's until the end.
-async fn accept(listener: TcpListener, port: Port, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, port: Port, shared: Arc<Shared>, workers: Arc<Workers>) {
     let drain = Arc::clone(&shared.drain);
     let mut ended = std::pin::pin!(drain.reached(port.lasts_until()));
     loop {
@@ -233,11 +257,16 @@ async fn accept(listener: TcpListener, port: Port, shared: Arc<Shared>) {
         };
         match accepted {
             Ok((stream, peer)) => {
-                let served = connection::serve(stream, peer.ip(), port, Arc::clone(&shared));
+                let to = Arc::clone(&shared);
+                let serve = move |stream| connection::serve(stream, peer.ip(), port, to);
                 match port {
-                    Port::Traffic => shared.tasks.spawn(served),
-                    Port::Admin => tokio::spawn(served),
-                };
+                    Port::Traffic => {
+                        if let Err(error) = workers.serve(stream, &shared.tasks, serve) {
+                            tracing::warn!(%error, "a connection was not handed over");
+                        }
+                    }
+                    Port::Admin => drop(tokio::spawn(serve(stream))),
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");
@@ -254,7 +283,7 @@ impl Shared {
     /// Which route is wrong, and how; the table stays as it was.
     pub(crate) fn route(&self, sources: &crate::reload::Sources) -> Result<(), crate::routes::RouteError> {
         let checked = sources.check(self.settings.namespace.as_deref())?;
-        let targets = checked.into_iter().map(|(route, endpoint)| {
+        let target = |(route, endpoint): &(Checked, Endpoint)| {
             let starting = self.settings.starting.get(&route.id);
             let guard = self
                 .breakers
@@ -268,10 +297,12 @@ impl Shared {
                 tasks: self.tasks.clone(),
                 drain: Arc::clone(&self.drain),
             };
-            Arc::new(Target::new(route, endpoint, guard, context))
-        });
-        let table = Table::new(targets.collect());
-        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+            Arc::new(Target::new(route.clone(), endpoint.clone(), guard, context))
+        };
+        for table in &self.tables {
+            let fresh = Table::new(checked.iter().map(target).collect());
+            *table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        }
         Ok(())
     }
 
@@ -290,9 +321,21 @@ impl Shared {
         Arc::clone(meters.entry(id.clone()).or_default())
     }
 
-    pub(crate) fn table(&self) -> Arc<Table> {
-        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
+    /// The calling thread's table.
+    fn table(&self) -> Arc<Table> {
+        read(&self.tables[workers::number()])
     }
+
+    /// Closes connections to upstreams that nobody needs.
+    pub(crate) fn sweep(&self) {
+        for table in &self.tables {
+            read(table).sweep();
+        }
+    }
+}
+
+fn read(table: &RwLock<Arc<Table>>) -> Arc<Table> {
+    Arc::clone(&table.read().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Answers one request of the traffic port.
@@ -303,8 +346,7 @@ pub(crate) async fn answer(activity: &Arc<Activity>, request: Request<Incoming>)
         Err(refused) => plain(refused.status, refused.text),
         Ok(authority) => {
             let table = shared.table();
-            let host = authority.as_ref().map(http::uri::Authority::host);
-            match table.find(host, request.uri().path()) {
+            match table.find(authority.as_ref(), request.uri().path()) {
                 None => plain(http::StatusCode::NOT_FOUND, "no route\n"),
                 Some(target) if all > shared.settings.limits.max_in_flight => target.overloaded(),
                 Some(target) => target.serve(request, authority, activity).await,

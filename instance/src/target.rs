@@ -23,6 +23,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -196,8 +197,8 @@ impl Target {
         let destination = Destination {
             pool: &substitute.pool,
             path,
-            authority: substitute.upstream.authority.clone(),
-            host: substitute.upstream.host.clone(),
+            authority: &substitute.upstream.authority,
+            host: Cow::Borrowed(&substitute.upstream.host),
             https: substitute.upstream.scheme == Scheme::Https,
             upgrade: false,
             connect_timeout: answers.connect_timeout,
@@ -266,13 +267,13 @@ impl Target {
         }
     }
 
-    fn destination(
-        &self,
+    fn destination<'a>(
+        &'a self,
         request: &Request<Upload>,
-        origin: &Origin<'_>,
+        origin: &'a Origin<'_>,
         upgrade: bool,
         answers: &Answers,
-    ) -> Option<Destination<'_>> {
+    ) -> Option<Destination<'a>> {
         let spec = &self.route.spec;
         let path = request.uri().path_and_query();
         let path = path.cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -291,8 +292,8 @@ impl Target {
         };
         let upstream = &self.route.upstream;
         let (authority, host) = match &origin.host {
-            Some(host) if spec.preserve_host => (host.clone(), HeaderValue::from_str(host.as_str()).ok()?),
-            _ => (upstream.authority.clone(), upstream.host.clone()),
+            Some(host) if spec.preserve_host => (host, Cow::Owned(HeaderValue::from_str(host.as_str()).ok()?)),
+            _ => (&upstream.authority, Cow::Borrowed(&upstream.host)),
         };
         Some(Destination {
             pool: &self.pool,

@@ -18,8 +18,13 @@ mod ui_program;
 #[path = "../../../upstream/src/main.rs"]
 mod upstream_program;
 
+use mimalloc::MiMalloc;
 use std::path::Path;
 use std::process::ExitCode;
+
+/// The image is linked with musl, whose allocator has one lock for all threads and costs a sixth of the proxy's CPU.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 const PROGRAMS: [(&str, fn() -> ExitCode); 6] = [
     ("tiebar-instance", instance_program::main),
