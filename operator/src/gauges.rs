@@ -144,10 +144,13 @@ fn calls(text: &mut String, name: &str, shown: &Shown<'_>) -> std::fmt::Result {
     writeln!(text, "{name}{{breaker=\"{}\"}} {all}", shown.id)
 }
 
+/// Is shown a breaker: its status as text, the window's calls and failing ones.
+pub(crate) type Show<'a> = dyn FnMut(&ServiceId, &str, Option<(u64, u64)>) + 'a;
+
 /// Where statuses are to be seen.
 pub(crate) trait Statuses {
-    /// Shows each of these that is still there: its status as text, the window's calls and failing ones.
-    fn show(&self, ids: &[ServiceId], to: &mut dyn FnMut(&ServiceId, &str, Option<(u64, u64)>));
+    /// Shows each of these that is still there.
+    fn show(&self, ids: &[ServiceId], to: &mut Show<'_>);
 }
 
 /// The text about these, a piece at a time.

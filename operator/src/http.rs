@@ -6,7 +6,7 @@
 
 use crate::actions::ActionError;
 use crate::file_mode::{Report, Reported, Shared};
-use crate::gauges::{Statuses, pieces};
+use crate::gauges::{Show, Statuses, pieces};
 use crate::metrics::{END, KIND, operator};
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
@@ -58,7 +58,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 impl Statuses for Report {
-    fn show(&self, ids: &[ServiceId], to: &mut dyn FnMut(&ServiceId, &str, Option<(u64, u64)>)) {
+    fn show(&self, ids: &[ServiceId], to: &mut Show<'_>) {
         for (id, reported) in ids.iter().filter_map(|id| self.items.get_key_value(id)) {
             to(id, &reported.status.to_string(), reported.window);
         }

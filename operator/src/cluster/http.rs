@@ -4,7 +4,7 @@
 //! restart every operator. Ready means that the resources were read once.
 
 use super::context::{Context, locked};
-use crate::gauges::{Statuses, pieces};
+use crate::gauges::{Show, Statuses, pieces};
 use crate::metrics::{END, KIND, operator};
 use axum::body::Body;
 use axum::extract::State;
@@ -96,7 +96,7 @@ async fn metrics(State(port): State<Port>) -> Response {
 struct Reported(Arc<Context>);
 
 impl Statuses for Reported {
-    fn show(&self, ids: &[ServiceId], to: &mut dyn FnMut(&ServiceId, &str, Option<(u64, u64)>)) {
+    fn show(&self, ids: &[ServiceId], to: &mut Show<'_>) {
         let Self(context) = self;
         let world = context.world();
         let reported = locked(&context.reported);
