@@ -521,6 +521,12 @@ pub trait Store: Send + Sync + 'static {
     /// The store's clock, Unix milliseconds.
     fn now(&self) -> BoxFuture<'_, StoreResult<u64>>;
 
+    /// Whether whoever answers is a replica: it tells what it last heard, and nothing can be decided there. Not every
+    /// store can be one.
+    fn is_replica(&self) -> BoxFuture<'_, StoreResult<bool>> {
+        Box::pin(std::future::ready(Ok(false)))
+    }
+
     /// What happens from now on.
     fn subscribe(&self) -> broadcast::Receiver<Announcement>;
 }

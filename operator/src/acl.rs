@@ -13,7 +13,7 @@ const FUNCTION: [&str; 14] = [
     "xadd",
 ];
 
-/// What every connection sends: behind Sentinels it asks for the server's rank.
+/// What every connection sends: behind Sentinels it asks for the server's rank, as the dashboard always does.
 const CONNECTION: [&str; 3] = ["ping", "role", "subscribe"];
 /// What a cluster needs beside that: its map, and channels by shard.
 const CLUSTER: [&str; 4] = ["asking", "cluster|slots", "readonly", "ssubscribe"];

@@ -4,22 +4,25 @@
 //! and a second's work is one small read.
 
 use crate::actions::{ActionError, Actions};
-use crate::plan::{Action, Claim, orphans, plan, requested_reset};
+use crate::health::{self, Health};
+use crate::metrics::Metrics;
+use crate::plan::{Action, Claim, matches, orphans, plan, requested_reset};
 use crate::programmer;
 use crate::source::{FileError, desired, read};
-use crate::status::{Claimed, Facts, Seen, status, wall_clock};
+use crate::status::{Claimed, Facts, Seen, Stored, status, wall_clock};
 use crds::Document;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tiebar::id::ServiceId;
 use tiebar::redis::Keys;
-use tiebar::store::{Leader, Store, StoreError, StoreResult, StoredConfig};
+use tiebar::store::{Leader, Store, StoreResult, StoredConfig, Written};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Settings of file mode.
 #[derive(Debug, Clone)]
@@ -34,10 +37,18 @@ pub struct Settings {
     pub every: Duration,
 }
 
+/// A breaker as last reported.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reported {
+    pub(crate) status: Value,
+    /// The window's calls and failing ones, for metrics.
+    pub(crate) window: Option<(u64, u64)>,
+}
+
 /// What the port reports.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Report {
-    pub(crate) items: Vec<Value>,
+    pub(crate) items: BTreeMap<ServiceId, Reported>,
     pub(crate) errors: Vec<String>,
     pub(crate) attempted: bool,
 }
@@ -45,6 +56,7 @@ pub(crate) struct Report {
 /// Shared between the loop and the port.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    pub(crate) metrics: Metrics,
     report: Mutex<Report>,
     actions: Mutex<Actions>,
     /// Something was done by hand; the next round need not wait.
@@ -84,13 +96,11 @@ pub struct FileMode {
     leader: Option<Leader>,
     keys: Option<Keys>,
     told_errors: Vec<FileError>,
-    /// The last statuses, and since when the store has been silent.
-    statuses: BTreeMap<ServiceId, Value>,
-    silent_since: Option<Instant>,
+    reported: BTreeMap<ServiceId, Reported>,
+    /// What the store was last seen to hold.
+    held: BTreeMap<ServiceId, Document>,
+    health: Health,
 }
-
-/// So long may the store be silent before its breakers' state is called unknown.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 impl FileMode {
     /// Takes the port, and reads what was done by hand earlier.
@@ -101,6 +111,7 @@ impl FileMode {
         let actions = Actions::load(&settings.path).map_err(std::io::Error::other)?;
         let listener = TcpListener::bind(&settings.listen).await?;
         let shared = Shared {
+            metrics: Metrics::default(),
             report: Mutex::default(),
             actions: Mutex::new(actions),
             acted: Notify::new(),
@@ -114,8 +125,9 @@ impl FileMode {
             leader: None,
             keys: None,
             told_errors: Vec::new(),
-            statuses: BTreeMap::new(),
-            silent_since: None,
+            reported: BTreeMap::new(),
+            held: BTreeMap::new(),
+            health: Health::default(),
         })
     }
 
@@ -187,40 +199,44 @@ impl FileMode {
         self.good.clone_from(&wanted);
         let complete = reading.errors.is_empty();
         let wanted = self.shared.actions(|actions| actions.overlay(wanted, complete));
-        if let Err(error) = self.reconcile(&wanted, complete).await {
-            self.tell_silence(&wanted, &error);
-        } else if self.silent_since.take().is_some() {
-            tracing::info!("the store is back");
+        let look = self.reconcile(&wanted, complete).await;
+        let turn = self.health.judge(&look, Instant::now());
+        health::tell(turn, &look, &self.shared.metrics);
+        if look.is_err() {
+            self.tell_silence(&wanted);
         }
-        let item = |(id, status): (&ServiceId, &Value)| json!({"id": id.as_str(), "status": status});
         self.shared.set(Report {
-            items: self.statuses.iter().map(item).collect(),
+            items: self.reported.clone(),
             errors: reading.errors.iter().map(ToString::to_string).collect(),
             attempted: true,
         });
     }
 
     /// Without the store: what was last known, for ten seconds; then unknown.
-    fn tell_silence(&mut self, wanted: &BTreeMap<ServiceId, Document>, error: &StoreError) {
-        if self.silent_since.is_none() {
-            tracing::warn!(%error, "the store does not answer; trying on");
-        }
-        let silent = self.silent_since.get_or_insert_with(Instant::now).elapsed();
-        self.statuses.retain(|id, _| wanted.contains_key(id));
+    fn tell_silence(&mut self, wanted: &BTreeMap<ServiceId, Document>) {
+        self.reported.retain(|id, _| wanted.contains_key(id));
+        let lost = self.health.lost.clone();
         for document in wanted.values() {
-            let seen = if silent >= PATIENCE {
-                Seen::Lost(error)
-            } else if self.statuses.contains_key(&document.id) {
-                continue;
-            } else {
-                Seen::NotYet
+            let seen = match &lost {
+                Some(error) => Seen::Lost(error),
+                None if self.reported.contains_key(&document.id) => continue,
+                None => Seen::NotYet,
             };
             self.report(document, seen);
         }
     }
 
     fn report(&mut self, document: &Document, seen: Seen<'_>) {
-        let previous = self.statuses.get(&document.id).cloned().unwrap_or_default();
+        let Reported {
+            status: previous,
+            mut window,
+        } = self.reported.remove(&document.id).unwrap_or_default();
+        if let Seen::Answers(stored) = seen {
+            window = stored
+                .snapshot
+                .as_ref()
+                .map(|snapshot| (snapshot.calls, snapshot.failing));
+        }
         let facts = Facts {
             id: Some(&document.id),
             claimed: Claimed::Holds(document),
@@ -251,7 +267,7 @@ impl FileMode {
                 now_ready["message"].as_str().unwrap_or_default()
             );
         }
-        self.statuses.insert(document.id.clone(), status);
+        self.reported.insert(document.id.clone(), Reported { status, window });
     }
 
     async fn leader(&mut self) -> StoreResult<Leader> {
@@ -287,28 +303,59 @@ impl FileMode {
             for id in orphans(&stored, |id| wanted.contains_key(id), &leader.owner) {
                 programmer::apply(&*store, &id, &Action::Bury, &leader).await?;
             }
-            self.statuses.retain(|id, _| wanted.contains_key(id));
+            self.reported.retain(|id, _| wanted.contains_key(id));
+            self.held.retain(|id, _| wanted.contains_key(id));
         }
+        let mut proven = false;
         for (id, document) in wanted {
-            let config = store.config(id).await?;
-            let handled = self.shared.actions(|actions| actions.handled(id).cloned());
-            let claim = Claim {
-                document,
-                handled: handled.as_deref(),
-                inherits: false,
-            };
-            let now = store.now().await?;
-            for action in plan(Some(claim), config.as_ref(), &leader, now) {
-                programmer::apply(&*store, id, &action, &leader).await?;
-            }
-            let stored = programmer::read(&*store, id).await?;
-            let done = stored.config.as_ref().map(|config| config.last_reset.as_str());
-            if let Some(request) = requested_reset(document).filter(|request| done == Some(*request)) {
-                self.shared.actions(|actions| actions.set_handled(id, request));
-            }
+            let begun = Instant::now();
+            let result = self.program(id, document, &leader, &mut proven).await;
+            self.shared.metrics.reconciled(result.is_ok(), begun.elapsed());
+            let stored = result?;
             self.report(document, Seen::Answers(&stored));
         }
         Ok(())
+    }
+
+    /// Brings an id up to date. The first that may be written is written in each round, due or not: a full store and a
+    /// replica answer every read.
+    async fn program(
+        &mut self,
+        id: &ServiceId,
+        document: &Document,
+        leader: &Leader,
+        proven: &mut bool,
+    ) -> StoreResult<Stored> {
+        let store = &*self.store;
+        let config = store.config(id).await?;
+        let handled = self.shared.actions(|actions| actions.handled(id).cloned());
+        let claim = Claim {
+            document,
+            handled: handled.as_deref(),
+            inherits: false,
+            beat: !*proven,
+        };
+        let now = store.now().await?;
+        let held = config.as_ref().and_then(|config| config.programmed.as_ref());
+        let drifted = self.held.get(id) == Some(document) && !held.is_some_and(|held| matches(document, held));
+        for action in plan(Some(claim), config.as_ref(), leader, now) {
+            let written = programmer::apply(store, id, &action, leader).await?;
+            *proven = true;
+            if drifted && matches!((&action, &written), (Action::Program(_), Written::Changed(_))) {
+                self.shared.metrics.drift_corrections.inc();
+                tracing::warn!(breaker = %id, "the store held something else; restored");
+            }
+        }
+        let stored = programmer::read(store, id).await?;
+        let held = stored.config.as_ref().and_then(|config| config.programmed.as_ref());
+        if held.is_some_and(|held| matches(document, held)) {
+            self.held.insert(id.clone(), document.clone());
+        }
+        let done = stored.config.as_ref().map(|config| config.last_reset.as_str());
+        if let Some(request) = requested_reset(document).filter(|request| done == Some(*request)) {
+            self.shared.actions(|actions| actions.set_handled(id, request));
+        }
+        Ok(stored)
     }
 }
 
@@ -323,6 +370,7 @@ fn ready(status: &Value) -> &Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use tiebar::memory::MemoryStore;
 
     fn write(folder: &std::path::Path, text: &str) {
@@ -366,12 +414,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn every_round_writes_the_heartbeat_and_what_somebody_else_wrote_is_counted() {
+        let (folder, time) = (tempfile::tempdir().unwrap(), Arc::new(AtomicU64::new(1_000)));
+        let clock = Arc::clone(&time);
+        let store = Arc::new(MemoryStore::with_clock(Arc::new(move || clock.load(Ordering::Relaxed))));
+        let id = ServiceId::parse("a").unwrap();
+        write(folder.path(), GOOD);
+        let mut operator = operator(folder.path(), &store).await;
+        let seen_at = async || store.config(&id).await.unwrap().unwrap().owner_seen_at;
+        operator.round().await;
+        assert_eq!(seen_at().await, 1_000);
+        time.store(2_000, Ordering::Relaxed);
+        operator.round().await;
+        assert_eq!(seen_at().await, 2_000, "it was due after a minute");
+
+        let shared = Arc::clone(&operator.shared);
+        let corrections = || shared.metrics.drift_corrections.get();
+        assert_eq!(corrections(), 0);
+        write(folder.path(), &format!("{GOOD}spec: {{open: {{duration: 5s}}}}\n"));
+        operator.round().await;
+        assert_eq!(corrections(), 0, "an edit is no drift");
+        store.wipe();
+        operator.round().await;
+        operator.round().await;
+        assert_eq!(corrections(), 1);
+    }
+
+    #[tokio::test]
     async fn without_the_store_the_state_is_unknown() {
         let (folder, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
+        let id = ServiceId::parse("a").unwrap();
         write(folder.path(), GOOD);
         store.set_reachable(false);
         let mut operator = operator(folder.path(), &store).await;
         operator.round().await;
-        assert_eq!(operator.shared.report().items[0]["status"]["state"], "Unknown");
+        assert_eq!(operator.shared.report().items[&id].status["state"], "Unknown");
     }
 }

@@ -1,11 +1,13 @@
-//! The operator's port in file mode: breakers, health, and actions by hand.
+//! The operator's port in file mode: breakers, health, metrics, and actions by hand.
 //!
 //! There is no login here, so actions are taken from this machine only, and never from a web page of somebody else's:
 //! the peer must be a loopback address, `Host` must name this machine (against DNS rebinding), an `Origin` must be the
 //! port's own, and a body must be JSON (which a foreign page cannot send without asking first).
 
 use crate::actions::ActionError;
-use crate::file_mode::Shared;
+use crate::file_mode::{Report, Reported, Shared};
+use crate::gauges::{Show, Statuses, pieces};
+use crate::metrics::{END, KIND, operator};
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
 use axum::http::header::{CONTENT_TYPE, HOST, ORIGIN};
@@ -18,6 +20,7 @@ use serde::de::Error as _;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use tiebar::id::ServiceId;
 
 pub(crate) fn router(shared: Arc<Shared>) -> axum::Router {
     axum::Router::new()
@@ -28,13 +31,38 @@ pub(crate) fn router(shared: Arc<Shared>) -> axum::Router {
         .route("/breakers", get(breakers))
         .route("/livez", get(|| async { "ok" }))
         .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
         .layer(DefaultBodyLimit::max(16 * 1024))
         .with_state(shared)
 }
 
 async fn breakers(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let report = shared.report();
-    Json(json!({ "items": report.items, "errors": report.errors }))
+    let item = |(id, reported): (&ServiceId, &Reported)| json!({"id": id.as_str(), "status": reported.status});
+    let items: Vec<Value> = report.items.iter().map(item).collect();
+    Json(json!({ "items": items, "errors": report.errors }))
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    // Nobody else is at work on these files.
+    let Ok(own) = operator(&shared.metrics, true) else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let report = shared.report();
+    let ids = report.items.keys().cloned().collect();
+    let text: String = std::iter::once(own)
+        .chain(pieces(report, ids))
+        .chain(std::iter::once(END.to_owned()))
+        .collect();
+    ([(CONTENT_TYPE, KIND)], text).into_response()
+}
+
+impl Statuses for Report {
+    fn show(&self, ids: &[ServiceId], to: &mut Show<'_>) {
+        for (id, reported) in ids.iter().filter_map(|id| self.items.get_key_value(id)) {
+            to(id, &reported.status.to_string(), reported.window);
+        }
+    }
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {

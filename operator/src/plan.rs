@@ -13,7 +13,7 @@ const RECONCILE: &str = "tiebar.dev/reconcile";
 const MAX_REQUEST: usize = 128;
 /// The owner's heartbeat, milliseconds; it is written again once it is older. A tenth of the silence after which another
 /// owner takes over.
-pub(crate) const HEARTBEAT_MS: u64 = 60_000;
+const HEARTBEAT_MS: u64 = 60_000;
 /// A foreign owner silent for so long, milliseconds, is replaced; the store's script decides by the same number.
 pub(crate) const OWNER_SILENCE_MS: u64 = 600_000;
 
@@ -33,6 +33,8 @@ pub(crate) struct Claim<'a> {
     pub(crate) handled: Option<&'a str>,
     /// What another resource left in the store passes to this one: it stood by when the other went.
     pub(crate) inherits: bool,
+    /// Writes the heartbeat, due or not: to see whether the store takes writes.
+    pub(crate) beat: bool,
 }
 
 /// Whether somebody asked to leave the breaker alone.
@@ -93,18 +95,24 @@ fn programme(document: &Document, leader: &Leader) -> Programme {
     }
 }
 
+/// Whether nothing may be written for what is declared: somebody asked for that, or another owner lives.
+pub(crate) fn is_left_alone(document: &Document, stored: Option<&StoredConfig>, leader: &Leader, now: u64) -> bool {
+    is_paused(document) || stored.is_some_and(|stored| foreign_owner(stored, &leader.owner, now).is_some())
+}
+
 /// What to write for one id. `now` is the store's clock. No claim: nobody declares it any more.
 pub(crate) fn plan(claim: Option<Claim<'_>>, stored: Option<&StoredConfig>, leader: &Leader, now: u64) -> Vec<Action> {
     let Some(Claim {
         document,
         handled,
         inherits,
+        beat,
     }) = claim
     else {
         let mine = stored.is_some_and(|stored| stored.programmed.is_some() && stored.leader.owner == leader.owner);
         return if mine { vec![Action::Bury] } else { Vec::new() };
     };
-    if is_paused(document) || stored.is_some_and(|stored| foreign_owner(stored, &leader.owner, now).is_some()) {
+    if is_left_alone(document, stored, leader, now) {
         return Vec::new();
     }
     let mut actions = Vec::new();
@@ -115,7 +123,7 @@ pub(crate) fn plan(claim: Option<Claim<'_>>, stored: Option<&StoredConfig>, lead
     } else {
         stored
     };
-    if !stored.is_some_and(|stored| settled(document, stored, leader, now)) {
+    if beat || !stored.is_some_and(|stored| settled(document, stored, leader, now)) {
         actions.push(Action::Program(Box::new(programme(document, leader))));
     }
     if let Some(request) = requested_reset(document)
@@ -193,6 +201,7 @@ mod tests {
             document,
             handled: None,
             inherits: false,
+            beat: false,
         };
         let name = |action: &Action| match action {
             Action::Program(_) => "program",
@@ -228,6 +237,7 @@ mod tests {
             document: &wanted,
             handled: None,
             inherits: false,
+            beat: false,
         };
         assert_eq!(plan(Some(claim), None, &leader("me"), NOW).len(), 1);
     }
@@ -247,6 +257,7 @@ mod tests {
                 document: &anew,
                 handled: None,
                 inherits: true,
+                beat: false,
             };
             let actions = plan(Some(claim), Some(&mine), &leader("me"), NOW);
             assert!(matches!(*actions, [Action::Program(_)]), "{actions:?}");
@@ -280,6 +291,29 @@ mod tests {
     }
 
     #[test]
+    fn a_heartbeat_that_is_to_prove_something_is_not_waited_for_but_nobody_else_s_is_written() {
+        let plain = document("", "{}");
+        let claim = |document| Claim {
+            document,
+            handled: None,
+            inherits: false,
+            beat: true,
+        };
+        let planned = |document, owner| {
+            plan(
+                Some(claim(document)),
+                Some(&stored(document, owner)),
+                &leader("me"),
+                NOW,
+            )
+        };
+        assert!(matches!(*planned(&plain, "me"), [Action::Program(_)]));
+        assert_eq!(planned(&plain, "them"), []);
+        let paused = document(", annotations: {tiebar.dev/reconcile: disabled}", "{}");
+        assert_eq!(planned(&paused, "me"), []);
+    }
+
+    #[test]
     fn what_is_gone_is_buried_unless_it_is_somebody_else_s() {
         let document = document("", "{}");
         let (mine, theirs) = (stored(&document, "me"), stored(&document, "them"));
@@ -301,6 +335,7 @@ mod tests {
             document: &reset,
             handled: Some("now"),
             inherits: false,
+            beat: false,
         };
         assert_eq!(plan(Some(claim), Some(&mine), &leader("me"), NOW), []);
         mine.last_reset = "now".to_owned();

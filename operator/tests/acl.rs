@@ -132,6 +132,7 @@ async fn each_role_may_do_its_work_and_nothing_else() {
     dashboard.snapshot(&id).await.unwrap().unwrap();
     assert!(!dashboard.events(&id, 10).await.unwrap().is_empty());
     dashboard.instances(&id).await.unwrap();
+    assert!(!dashboard.is_replica().await.unwrap());
     assert_eq!(dashboard.ids().await.unwrap(), std::slice::from_ref(&id));
     let surveys = dashboard.survey(std::slice::from_ref(&id)).await.unwrap();
     assert!(surveys[0].as_ref().unwrap().snapshot.is_some());

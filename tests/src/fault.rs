@@ -84,10 +84,14 @@ impl Fault {
         }
     }
 
-    /// Whether operator and dashboard can read on.
+    /// Where reading goes on and only writes are refused: how the operator calls that.
     #[must_use]
-    pub fn leaves_reading(self) -> bool {
-        matches!(self, Self::OutOfMemory | Self::ReadOnly)
+    pub fn refused_as(self) -> Option<&'static str> {
+        match self {
+            Self::OutOfMemory => Some("OutOfMemory"),
+            Self::ReadOnly => Some("ReadOnly"),
+            _ => None,
+        }
     }
 
     /// Brings it about.

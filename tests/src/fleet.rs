@@ -269,6 +269,11 @@ impl Operator {
         get(&format!("{}/breakers", self.url)).await.json()
     }
 
+    /// Its metrics.
+    pub async fn metrics(&self) -> Metrics {
+        Metrics::new(get(&format!("{}/metrics", self.url)).await.body)
+    }
+
     /// The status of a breaker; null when it has none.
     pub async fn status(&self, id: &str) -> Value {
         let report = self.report().await;

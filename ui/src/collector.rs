@@ -99,6 +99,8 @@ impl Collector {
         let before = here();
         let now = self.store.now().await?;
         let after = here();
+        // A user of Redis who may not ask is not told.
+        self.model.replica = self.store.is_replica().await.unwrap_or(false);
         // Half of the round trip is the error, which is below what a person sees.
         self.model.clock_offset = now as i64 - (before + (after - before) / 2) as i64;
         self.ids = self.store.ids().await?;

@@ -159,7 +159,7 @@ async fn draw(app: &App, model: &Model, target: &Target) -> Scene {
         region(
             "bar",
             &BarPart { bar },
-            Some(key(&(tally, bar.stale, &bar.outage, bar.read_at == 0))),
+            Some(key(&(tally, bar.stale, &bar.outage, bar.replica, bar.read_at == 0))),
         )
     };
     match target {

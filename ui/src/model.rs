@@ -33,6 +33,8 @@ pub(crate) struct Model {
     pub(crate) clock_offset: i64,
     /// Why the store does not answer, and since when here; none while it does.
     pub(crate) outage: Option<Outage>,
+    /// Whether it tells what it last heard from another, and nothing can be decided there.
+    pub(crate) replica: bool,
     /// By id.
     pub(crate) breakers: BTreeMap<ServiceId, Arc<Breaker>>,
     /// The fleet's transitions, newest first.

@@ -349,6 +349,7 @@ pub(crate) struct Bar {
     pub(crate) unknown: usize,
     pub(crate) isolated: usize,
     pub(crate) outage: Option<String>,
+    pub(crate) replica: bool,
     pub(crate) stale: bool,
     /// Unix milliseconds here of the last complete reading; 0: none yet.
     pub(crate) read_at: u64,
@@ -380,6 +381,7 @@ impl Bar {
                     outage.error
                 )
             }),
+            replica: model.replica,
             stale: model.is_stale(here),
             read_at: if model.read_at > 0 {
                 model.store_time(model.read_at)

@@ -531,6 +531,18 @@ impl Store for RedisStore {
         self.clock_now().boxed()
     }
 
+    fn is_replica(&self) -> BoxFuture<'_, StoreResult<bool>> {
+        async move {
+            // In a cluster each question finds a primary, or an error.
+            if self.connector.is_cluster() {
+                return Ok(false);
+            }
+            let answer: Vec<Value> = self.query(&redis::cmd("ROLE")).await?;
+            Ok(matches!(answer.first(), Some(Value::BulkString(rank)) if rank == b"slave"))
+        }
+        .boxed()
+    }
+
     fn subscribe(&self) -> broadcast::Receiver<Announcement> {
         self.announcements.subscribe()
     }

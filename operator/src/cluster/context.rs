@@ -3,16 +3,17 @@
 use super::budget::Budget;
 use super::due::Due;
 use super::lease::{Term, Timing};
-use super::metrics::Metrics;
 use super::notes::Notes;
 use super::world::{Key, StatusText, Touched, World};
+use crate::health::Health;
+use crate::metrics::Metrics;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tiebar::id::ServiceId;
 use tiebar::redis::Keys;
-use tiebar::store::{Leader, Store, StoreError};
+use tiebar::store::{Leader, Store};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -26,12 +27,8 @@ pub(crate) struct Periods {
     pub(crate) status: Duration,
     /// Between two refreshes of what changes all the time.
     pub(crate) refresh: Duration,
-    /// Between two looks whether the store answers.
+    /// Between two looks whether the store serves: what is wrong shows within two seconds.
     pub(crate) probe: Duration,
-    /// Between two looks whether it takes writes.
-    pub(crate) write_probe: Duration,
-    /// So long may the store be silent before states are called unknown.
-    pub(crate) patience: Duration,
     /// Between two rounds over everything because news were missed.
     pub(crate) gap: Duration,
 }
@@ -45,22 +42,9 @@ impl Periods {
             status: Duration::from_secs(1),
             refresh: Duration::from_secs(30) / pace,
             probe: Duration::from_secs(1) / pace,
-            write_probe: Duration::from_secs(3) / pace,
-            patience: Duration::from_secs(10),
             gap: Duration::from_secs(5) / pace,
         }
     }
-}
-
-/// Whether the store answers.
-#[derive(Debug, Default)]
-pub(crate) struct Health {
-    /// Since when it fails.
-    pub(crate) since: Option<Instant>,
-    /// What it said, once it failed for long.
-    pub(crate) lost: Option<StoreError>,
-    /// It answered at least once.
-    pub(crate) met: bool,
 }
 
 /// What is remembered of an id between attempts to program it.
@@ -68,6 +52,8 @@ pub(crate) struct Health {
 pub(crate) struct Programmed {
     /// The resource and generation the store was last seen to hold.
     pub(crate) of: Option<(String, i64)>,
+    /// It may be written at any time, which shows whether the store takes writes.
+    pub(crate) proves: bool,
     pub(crate) error: Option<String>,
     pub(crate) failures: u32,
 }

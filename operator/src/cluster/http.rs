@@ -3,7 +3,9 @@
 //! Alive means that the lease's loop turns; neither the store nor the API server decides about that, or their outage would
 //! restart every operator. Ready means that the resources were read once.
 
-use super::context::Context;
+use super::context::{Context, locked};
+use crate::gauges::{Show, Statuses, pieces};
+use crate::metrics::{END, KIND, operator};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -15,6 +17,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tiebar::id::ServiceId;
 
 /// A loop that has not turned for so long hangs.
 const HANGS: Duration = Duration::from_secs(60);
@@ -76,13 +79,32 @@ async fn ready(State(port): State<Port>) -> (StatusCode, &'static str) {
 }
 
 async fn metrics(State(port): State<Port>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let Ok(own) = super::metrics::operator(&port.context) else {
+    let leads = port.context.leader().is_some();
+    let Ok(own) = operator(&port.context.metrics, leads) else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
+    // Nothing of breakers from a follower.
+    let ids = if leads { port.context.world().ids() } else { Vec::new() };
     let pieces = std::iter::once(own)
-        .chain(super::gauges::pieces(port.context))
-        .chain(std::iter::once("# EOF\n".to_owned()));
+        .chain(pieces(Reported(port.context), ids))
+        .chain(std::iter::once(END.to_owned()));
     let body = Body::from_stream(stream::iter(pieces.map(Ok::<_, Infallible>)));
-    ([(CONTENT_TYPE, kind)], body).into_response()
+    ([(CONTENT_TYPE, KIND)], body).into_response()
+}
+
+/// The statuses of whoever stands for an id, as last written.
+struct Reported(Arc<Context>);
+
+impl Statuses for Reported {
+    fn show(&self, ids: &[ServiceId], to: &mut Show<'_>) {
+        let Self(context) = self;
+        let world = context.world();
+        let reported = locked(&context.reported);
+        for id in ids {
+            // Gone since the first piece.
+            let Some(declared) = world.winner(id) else { continue };
+            let window = reported.get(&declared.key).and_then(|reported| reported.window);
+            to(id, declared.status.as_str(), window);
+        }
+    }
 }

@@ -15,10 +15,8 @@
 mod budget;
 mod context;
 mod due;
-mod gauges;
 mod http;
 mod lease;
-mod metrics;
 mod notes;
 mod program;
 mod pulse;
@@ -26,6 +24,7 @@ mod report;
 mod watch;
 mod world;
 
+use crate::metrics::Metrics;
 use budget::Budget;
 use context::{Context, Periods, dispatch, locked};
 use futures_util::future::join_all;
@@ -146,7 +145,7 @@ impl Cluster {
             reports: Arc::default(),
             budget: Budget::new(self.settings.kube_qps),
             notes,
-            metrics: metrics::Metrics::default(),
+            metrics: Metrics::default(),
             term: campaign.term(),
             world: Mutex::new(World::new(watches)),
             health: Mutex::default(),

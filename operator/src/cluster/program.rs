@@ -2,7 +2,7 @@
 
 use super::context::{Context, backoff, locked};
 use super::notes::{Note, Tone};
-use crate::plan::{Action, Claim, HEARTBEAT_MS, matches, plan};
+use crate::plan::{Action, Claim, is_left_alone, matches, plan};
 use crate::programmer;
 use std::time::Duration;
 use tiebar::id::ServiceId;
@@ -67,7 +67,7 @@ pub(crate) async fn attempt(context: &Context, id: &ServiceId, leader: &Leader, 
         }
         context.world().reburied(id);
     }
-    let mut stored = store.config(id).await?;
+    let stored = store.config(id).await?;
     let Some(winner) = winner else {
         locked(&context.programmed).remove(id);
         if complete {
@@ -79,12 +79,12 @@ pub(crate) async fn attempt(context: &Context, id: &ServiceId, leader: &Leader, 
     };
     // What is not valid leaves the last good revision in force.
     let Ok(document) = &winner.document else {
+        if let Some(programmed) = locked(&context.programmed).get_mut(id) {
+            programmed.proves = false;
+        }
         return Ok(());
     };
     let now = store.now().await?;
-    if let Some(stored) = stored.as_mut().filter(|_| why == Why::Proof) {
-        stored.owner_seen_at = stored.owner_seen_at.min(now.saturating_sub(HEARTBEAT_MS));
-    }
     let told = winner.status.read();
     let known = locked(&context.programmed).get(id).and_then(|known| known.of.clone());
     let claim = Claim {
@@ -92,6 +92,7 @@ pub(crate) async fn attempt(context: &Context, id: &ServiceId, leader: &Leader, 
         handled: told["lastHandledReset"].as_str(),
         // Seen to hold another's under this very lease, and never seen without any.
         inherits: known.as_ref().is_some_and(|(uid, _)| *uid != winner.uid),
+        beat: why == Why::Proof,
     };
     let held = stored.as_ref().and_then(|stored| stored.programmed.as_ref());
     let drifted = !held.is_some_and(|held| matches(document, held));
@@ -110,7 +111,12 @@ pub(crate) async fn attempt(context: &Context, id: &ServiceId, leader: &Leader, 
             );
         }
     }
-    locked(&context.programmed).entry(id.clone()).or_default().of = Some(this);
+    {
+        let mut programmed = locked(&context.programmed);
+        let programmed = programmed.entry(id.clone()).or_default();
+        programmed.of = Some(this);
+        programmed.proves = !is_left_alone(document, stored.as_ref(), leader, now);
+    }
     // An override ends by the store's clock, which judges when somebody speaks to it.
     let ends = document.resolved.forced.map_or(0, |forced| forced.expires_at);
     if ends > now {

@@ -2,73 +2,46 @@
 
 use super::context::{Context, locked};
 use super::program::{Why, attempt};
-use crate::status::store_reason;
+use crate::health::{self, Turn};
+use tiebar::id::ServiceId;
 use tiebar::store::{Announcement, StoreError, StoreResult};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// Looks after the store, until dropped.
 pub(crate) async fn probe(context: &Context) {
-    let mut write_at = Instant::now();
     loop {
-        let mut result = context.store.now().await.map(|_| ());
-        if result.is_ok() && write_at <= Instant::now() {
-            result = prove_writing(context).await;
-            write_at = Instant::now() + context.periods.write_probe;
+        let look = look(context).await;
+        let turn = locked(&context.health).judge(&look, Instant::now());
+        health::tell(turn, &look, &context.metrics);
+        match turn {
+            Turn::Met | Turn::Back => context.resync(),
+            Turn::Lost => context.report_all(),
+            Turn::Same | Turn::Failing => {}
         }
-        if result.is_err() {
-            // Until it takes writes again, every look is one at that.
-            write_at = Instant::now();
-        }
-        judge(context, result);
         sleep(context.periods.probe).await;
     }
 }
 
-/// Programs one of the breakers again, as it is: a replica answers, and yet nothing can be decided there. Nothing to
-/// program, nothing to prove.
-async fn prove_writing(context: &Context) -> StoreResult<()> {
-    let Some(leader) = context.leader() else {
-        return Ok(());
-    };
-    let ours = locked(&context.programmed).iter().find_map(|(id, known)| {
-        known.of.as_ref()?;
-        Some(id.clone())
-    });
-    match ours {
-        Some(id) => attempt(context, &id, &leader, Why::Proof).await,
-        None => Ok(()),
+/// The leader programs one of the breakers again, as it is. Nothing to program, nothing to prove: then it only reads, as
+/// the other replicas do.
+async fn look(context: &Context) -> StoreResult<()> {
+    if let Some(leader) = context.leader()
+        && let Some(id) = provable(context)
+    {
+        let result = attempt(context, &id, &leader, Why::Proof).await;
+        // Who stopped leading meanwhile was kept from writing by that.
+        if result.is_ok() || context.leader() == Some(leader) {
+            return result;
+        }
     }
+    context.store.now().await.map(|_| ())
 }
 
-fn judge(context: &Context, result: StoreResult<()>) {
-    let mut health = locked(&context.health);
-    match result {
-        Ok(()) => {
-            let first = !std::mem::replace(&mut health.met, true);
-            let was_failing = health.since.take().is_some();
-            if health.lost.take().is_some() || first {
-                tracing::info!("the store answers");
-            }
-            drop(health);
-            context.metrics.store_up.set(1);
-            if was_failing || first {
-                // It may have come back empty, or somebody may have been missed.
-                context.resync();
-            }
-        }
-        Err(error) => {
-            let since = *health.since.get_or_insert_with(Instant::now);
-            context.metrics.store_up.set(0);
-            let known = health.lost.as_ref().map(store_reason);
-            if since.elapsed() >= context.periods.patience && known != Some(store_reason(&error)) {
-                tracing::warn!(%error, "the store does not answer; states are unknown");
-                health.lost = Some(error);
-                drop(health);
-                context.report_all();
-            }
-        }
-    }
+fn provable(context: &Context) -> Option<ServiceId> {
+    let programmed = locked(&context.programmed);
+    let mut provable = programmed.iter().filter(|(_, known)| known.proves);
+    provable.next().map(|(id, _)| id.clone())
 }
 
 /// Acts on what the store announces, until dropped.

@@ -14,6 +14,8 @@ fn is_unknown(reason: &'static str) -> impl Fn(&serde_json::Value) -> bool {
     }
 }
 
+/// Three times the two seconds within which a fault shows.
+const SHOWN: Duration = Duration::from_secs(6);
 /// Three times the promised ten seconds.
 const UNKNOWN: Duration = Duration::from_secs(30);
 
@@ -54,19 +56,27 @@ fn a_store_that_is_gone_is_told_after_ten_seconds_and_its_return_at_once() {
 #[test]
 fn a_store_that_takes_no_writes_is_told_too() {
     let (place, redis) = (Place::new("readonly"), Redis::start(&[]));
-    let _operator = place.operator(&redis, &[]);
+    let operator = place.operator(&redis, &[]);
     place.apply("a", "{}");
     place.until_ready("a");
-    // A replica of nobody answers reads and refuses writes.
-    redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
-    place.until("a", "Unknown", UNKNOWN, is_unknown("ReadOnly"));
-    let before: u64 = redis.commands();
-    std::thread::sleep(Duration::from_secs(5));
-    let rate = (redis.commands() - before) as f64 / 5.0;
-    println!("{rate} commands/s towards a read-only Redis");
-    assert!(rate < 50.0, "{rate} commands/s");
-    redis.cli(&["REPLICAOF", "NO", "ONE"]);
-    place.until_ready("a");
+    // A replica of nobody answers reads and refuses writes, and so does whoever has no memory left.
+    let refusals = [
+        ("ReadOnly", "REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+        ("OutOfMemory", "CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+    ];
+    let tell = |command: &str| redis.cli(&command.split(' ').collect::<Vec<_>>());
+    for (reason, refuse, relent) in refusals {
+        tell(refuse);
+        wait_for("shown", SHOWN, || operator.metric("tiebar_operator_store_up") == 0.0);
+        place.until("a", "Unknown", UNKNOWN, is_unknown(reason));
+        let before: u64 = redis.commands();
+        std::thread::sleep(Duration::from_secs(5));
+        let rate = (redis.commands() - before) as f64 / 5.0;
+        println!("{rate} commands/s towards a Redis that refuses: {reason}");
+        assert!(rate < 50.0, "{rate} commands/s");
+        tell(relent);
+        place.until_ready("a");
+    }
 }
 
 const TRIPS: &str = "{trip: {consecutiveFailures: 1, minimumInstances: 1}, open: {duration: 1h}}";

@@ -41,9 +41,8 @@ async fn a_flapping_circuit_is_written_once_a_second_and_its_last_state_lands() 
         status["state"] == "Open" && status["transitionCount"].as_u64() > Some(transitions)
     });
     let writes = written() - before;
-    let rate = transitions as f64 / flapped.as_secs_f64();
-    println!("{transitions} transitions, {rate:.0}/s, in {flapped:?}: {writes} writes");
-    assert!(rate >= 100.0, "too slow to show anything: {rate:.0}/s");
+    println!("{transitions} transitions in {flapped:?}: {writes} writes");
+    assert!(transitions as f64 >= 10.0 * writes, "too few to show anything");
     // The leading edge, one a second, and the trailing edge.
     assert!(writes <= flapped.as_secs_f64().ceil() + 2.0, "{writes} writes");
     assert!(holds(&status, "Flapping"), "{status}");

@@ -77,7 +77,7 @@ async fn calls_under_way_at_sigterm_end_and_are_counted() {
     let mut fleet = Fleet::with(COUNTING).instances(1).start().await;
     fleet
         .upstream
-        .faults(r#"{"errorPercent": 100, "latencyMs": 1000}"#)
+        .faults(r#"{"errorPercent": 100, "latencyMs": 5000}"#)
         .await;
     let url = fleet.instances[0].url.clone();
     let calls: Vec<_> = (0..50)

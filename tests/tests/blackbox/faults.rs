@@ -3,6 +3,7 @@
 
 use http::Method;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use serde_json::Value;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tests::{Ensemble, Fault, Reach, Settings, Target, Traffic, eventually, get, holds, send};
@@ -13,6 +14,10 @@ const SHOWN: Duration = Duration::from_secs(6);
 const RECOVERED: Duration = Duration::from_secs(15);
 /// What no call takes, even while every core of the machine has other things to do.
 const SLOW: Duration = Duration::from_secs(3);
+/// Three times the ten seconds after which a state that cannot be read, or changed, is called unknown.
+const UNKNOWN: Duration = Duration::from_secs(30);
+/// What the operator adds to whatever is wrong with the store.
+const TRYING_ON: &str = "; trying on";
 /// How long a fault lasts: long enough for every timeout to have run out.
 const LASTS: Duration = Duration::from_secs(3);
 /// What one breaker may ask of its store, calls a second; and how many there are.
@@ -27,6 +32,12 @@ async fn dashboard_says(ensemble: &Ensemble, up: bool) -> Result<(), String> {
     holds(list["storeUp"] == up, &list)?;
     let shown = ensemble.dashboard.metrics().await.value("tiebar_store_up", &[]);
     holds(shown == Some(f64::from(u8::from(up))), format!("{shown:?}"))
+}
+
+/// A condition of a status; null when there is none.
+fn condition<'a>(status: &'a Value, kind: &str) -> &'a Value {
+    let mut all = status["conditions"].as_array().into_iter().flatten();
+    all.find(|condition| condition["type"] == kind).unwrap_or(&Value::Null)
 }
 
 /// A fault from beginning to end, over a closed, busy circuit and an open one.
@@ -97,11 +108,35 @@ async fn shows(fault: Fault, ensemble: &Ensemble) {
     if fault.reach() != Reach::All {
         return;
     }
-    let says = |line: &str| line.contains("the store does not answer").then_some(());
-    // Where reading works the operator notices with its next write, its heartbeat each half a minute.
-    if !fault.leaves_reading() {
-        let operator = &ensemble.operator.process;
-        operator.logged("the operator says so", says).await;
+    let operator = &ensemble.operator;
+    eventually(SHOWN, "the operator shows that the store is down", async || {
+        let up = operator.metrics().await.value("tiebar_operator_store_up", &[]);
+        holds(up == Some(0.0), format!("{up:?}"))
+    })
+    .await;
+    let says = |line: &str| line.contains(TRYING_ON).then_some(());
+    operator.process.logged("the operator says so", says).await;
+    if let Some(reason) = fault.refused_as() {
+        eventually(
+            UNKNOWN,
+            "the operator calls the state unknown, and says why",
+            async || {
+                let status = operator.status(Ensemble::SICK).await;
+                let reachable = condition(&status, "StoreReachable");
+                let told =
+                    status["state"] == "Unknown" && reachable["status"] == "False" && reachable["reason"] == reason;
+                holds(told, &status)
+            },
+        )
+        .await;
+        if fault == Fault::ReadOnly {
+            eventually(SHOWN, "the dashboard says so", async || {
+                let page = get(&ensemble.dashboard.url).await.body;
+                holds(page.contains("The store is a replica"), page)
+            })
+            .await;
+        }
+    } else {
         eventually(SHOWN, "the dashboard says that the store is gone", async || {
             dashboard_says(ensemble, false).await
         })

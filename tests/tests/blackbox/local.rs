@@ -126,7 +126,8 @@ async fn keys_on_a_terminal_try_each_promise() {
     let offset = free_offset();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut local = Terminal::start(&binary("tiebar-local"), folder.path(), &["--port-offset", &offset]);
-    local.shows(Duration::from_secs(20), "closed → open").await;
+    // Open, probing and closed within thirty seconds is the promise.
+    local.shows(Duration::from_secs(90), "closed → open").await;
     // While the circuit is open: the probes come after ten seconds, and the lease of a dead prober lasts as long again.
     local.press("k");
     local.shows(Duration::from_secs(30), "was killed while it probed").await;

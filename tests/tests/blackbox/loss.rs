@@ -7,6 +7,18 @@ const OPEN: Duration = Duration::from_secs(6);
 const SPEC: &str = "{trip: {consecutiveFailures: 3, minimumInstances: 1}, open: {duration: 6s}, \
                     halfOpen: {permittedCalls: 3, maxDuration: 10s}}";
 
+/// Trips the circuit through one instance. Returns an instant right before the call that did: however late this machine
+/// looks at its clock, the circuit is open for its full time from then on.
+async fn trip(fleet: &Fleet, through: usize) -> Instant {
+    fleet.upstream.fail().await;
+    for _ in 0..2 {
+        fleet.instances[through].call().await;
+    }
+    let before = Instant::now();
+    fleet.instances[through].call().await;
+    before
+}
+
 /// Calls through every instance until one gets through. None may before the circuit's six seconds are over, and then as
 /// a probe.
 async fn nothing_passes_before_its_time(fleet: &Fleet, tripped: Instant) {
@@ -32,12 +44,7 @@ async fn nothing_passes_before_its_time(fleet: &Fleet, tripped: Instant) {
 #[tokio::test(flavor = "multi_thread")]
 async fn flushall_while_open_does_not_close() {
     let fleet = Fleet::with(SPEC).start().await;
-    // Taken before the trip, so that the bound below is on the safe side of the truth by a few milliseconds only.
-    fleet.upstream.fail().await;
-    for _ in 0..3 {
-        fleet.instances[0].call().await;
-    }
-    let tripped = Instant::now();
+    let tripped = trip(&fleet, 0).await;
     fleet.agrees("open").await;
     fleet.upstream.heal().await;
     fleet.upstream.forget().await;
@@ -67,11 +74,7 @@ async fn flushall_while_open_does_not_close() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_comes_back_empty_while_open_does_not_close() {
     let mut fleet = Fleet::with(SPEC).start().await;
-    fleet.upstream.fail().await;
-    for _ in 0..3 {
-        fleet.instances[1].call().await;
-    }
-    let tripped = Instant::now();
+    let tripped = trip(&fleet, 1).await;
     fleet.agrees("open").await;
     fleet.upstream.heal().await;
     fleet.redis.kill().await;

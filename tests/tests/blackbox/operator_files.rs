@@ -6,6 +6,8 @@ use tests::{Fleet, Instance, PATIENCE, Process, WALK_THROUGH, binary, document, 
 
 /// Three times the two seconds within which a new revision is everywhere, or a change in the store noticed.
 const SOON: Duration = Duration::from_secs(6);
+/// Seconds of an override that ends by itself: three times what it takes to be seen by the operator and known everywhere.
+const LASTS: i64 = 9;
 
 async fn revision(fleet: &Fleet, id: &str) -> u64 {
     let revision: Option<u64> = fleet.redis.ask(&["HGET", &format!("cb:{id}:config"), "revision"]).await;
@@ -109,6 +111,44 @@ async fn of_two_files_with_one_id_the_first_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn metrics_tell_the_same_as_in_a_cluster() {
+    let fleet = Fleet::with(&WALK_THROUGH.replace("duration: 2s", "duration: 10m"))
+        .instances(1)
+        .start()
+        .await;
+    let shows = async |name: &str, labels: &[(&str, &str)], wanted: &dyn Fn(f64) -> bool| {
+        eventually(SOON, &format!("{name}{labels:?}"), async || {
+            let value = fleet.operator.metrics().await.value(name, labels);
+            holds(value.is_some_and(wanted), format!("{value:?}"))
+        })
+        .await;
+    };
+    let (one, some, none) = (&|value| value == 1.0, &|value| value > 0.0, &|value| value == 0.0);
+    let breaker = ("breaker", Fleet::ID);
+    shows("tiebar_operator_store_up", &[], one).await;
+    shows("tiebar_operator_leader", &[], one).await;
+    shows("tiebar_operator_reconciliations_total", &[("result", "ok")], some).await;
+    shows("tiebar_breaker_instances", &[breaker, ("kind", "live")], one).await;
+    shows(
+        "tiebar_breaker_condition",
+        &[breaker, ("type", "Ready"), ("status", "True")],
+        one,
+    )
+    .await;
+    shows("tiebar_breaker_state", &[breaker, ("state", "closed")], one).await;
+    fleet.instances[0].call().await;
+    shows("tiebar_breaker_calls", &[breaker], one).await;
+    shows("tiebar_breaker_failure_ratio", &[breaker], none).await;
+    fleet.trip(0).await;
+    shows("tiebar_breaker_state", &[breaker, ("state", "open")], one).await;
+    shows("tiebar_breaker_state", &[breaker, ("state", "closed")], none).await;
+
+    shows("tiebar_operator_drift_corrections_total", &[], none).await;
+    fleet.redis.ask::<()>(&["DEL", &Fleet::key("config")]).await;
+    shows("tiebar_operator_drift_corrections_total", &[], one).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_removed_file_is_a_deletion_and_a_new_one_a_fresh_start() {
     let fleet = Fleet::with(WALK_THROUGH).start().await;
     fleet.trip(0).await;
@@ -178,13 +218,15 @@ async fn overrides_hold_for_all_and_lapse_with_the_operator_dead() {
     assert_eq!(fleet.redis.get(&Fleet::key("failures")).await.as_deref(), Some("0"));
 
     let (seconds, _): (i64, i64) = fleet.redis.ask(&["TIME"]).await;
-    let expire = jiff::Timestamp::from_second(seconds + 4).expect("a time").to_string();
+    let expire = jiff::Timestamp::from_second(seconds + LASTS)
+        .expect("a time")
+        .to_string();
     fleet.operator.write("a.yaml", &with("ForcedOpen", Some(&expire)));
     fleet.agrees("forced_open").await;
     fleet.operator.process.kill().await;
     fleet.upstream.heal().await;
     eventually(
-        Duration::from_secs(12),
+        Duration::from_secs(LASTS as u64) + SOON,
         "the override has lapsed and probes have closed the circuit",
         async || {
             let answer = fleet.instances[2].call().await;
@@ -196,7 +238,7 @@ async fn overrides_hold_for_all_and_lapse_with_the_operator_dead() {
     )
     .await;
     let (now, _): (i64, i64) = fleet.redis.ask(&["TIME"]).await;
-    assert!(now >= seconds + 4, "not before its time");
+    assert!(now >= seconds + LASTS, "not before its time");
     let transitions = fleet.redis.transitions(Fleet::ID).await;
     let end = [
         "forced_open → open OverrideLapsed",

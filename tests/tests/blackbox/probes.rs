@@ -5,9 +5,9 @@ use tests::{Fleet, PATIENCE, eventually, get, holds};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-/// One probe at a time, which has a second; its lease therefore two.
+/// One probe at a time, which has three seconds, time enough to kill its instance; its lease therefore four.
 const SINGLE: &str = "{trip: {consecutiveFailures: 3, minimumInstances: 1}, open: {duration: 1s}, \
-                      halfOpen: {permittedCalls: 1, maxDuration: 3s}, call: {timeout: 1s}}";
+                      halfOpen: {permittedCalls: 1, maxDuration: 5s}, call: {timeout: 3s}}";
 
 /// 3 × 50 calls at once, right after the circuit's time is over. Returns how many were let through as probes, and how many
 /// because the circuit had closed again.
@@ -109,8 +109,8 @@ async fn a_killed_prober_wedges_nothing() {
         Some("probe_limit"),
         "the dead one's slot is taken"
     );
-    // The lease of two seconds and `maxDuration` are five; three times that.
-    closes(&fleet, 1, Duration::from_secs(15), "closed after the prober was killed").await;
+    // The lease of four seconds and `maxDuration` are nine; three times that.
+    closes(&fleet, 1, Duration::from_secs(27), "closed after the prober was killed").await;
     fleet.instances[0].start_again().await;
     fleet.agrees("closed").await;
 }
@@ -118,7 +118,7 @@ async fn a_killed_prober_wedges_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_up_frees_its_probes_slot() {
     // Without a timeout a lease is ten seconds: only the cancellation can free the slot sooner.
-    let long = SINGLE.replace("3s}, call: {timeout: 1s}", "30s}");
+    let long = SINGLE.replace("5s}, call: {timeout: 3s}", "30s}");
     let fleet = Fleet::with(&long).start().await;
     fleet.trip(0).await;
     let call = hanging_probe(&fleet, 0).await;

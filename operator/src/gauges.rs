@@ -3,12 +3,10 @@
 //! Written piece by piece as whoever asks reads: a registry of all of it takes a hundred megabytes for 5,000 breakers, most
 //! of what the operator would ever need.
 
-use super::context::{Context, locked};
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use tiebar::id::ServiceId;
 
 /// Breakers to a piece.
@@ -146,44 +144,35 @@ fn calls(text: &mut String, name: &str, shown: &Shown<'_>) -> std::fmt::Result {
     writeln!(text, "{name}{{breaker=\"{}\"}} {all}", shown.id)
 }
 
-/// The text, a piece at a time; nothing from a follower.
-pub(crate) fn pieces(context: Arc<Context>) -> impl Iterator<Item = String> {
-    let ids = if context.leader().is_some() {
-        context.world().ids()
-    } else {
-        Vec::new()
-    };
+/// Is shown a breaker: its status as text, the window's calls and failing ones.
+pub(crate) type Show<'a> = dyn FnMut(&ServiceId, &str, Option<(u64, u64)>) + 'a;
+
+/// Where statuses are to be seen.
+pub(crate) trait Statuses {
+    /// Shows each of these that is still there.
+    fn show(&self, ids: &[ServiceId], to: &mut Show<'_>);
+}
+
+/// The text about these, a piece at a time.
+pub(crate) fn pieces(statuses: impl Statuses, ids: Vec<ServiceId>) -> impl Iterator<Item = String> {
     let families = if ids.is_empty() { 0 } else { FAMILIES.len() };
     let places = (0..families).flat_map({
         let count = ids.len();
         move |family| (0..count).step_by(PIECE).map(move |from| (family, from))
     });
     places.map(move |(family, from)| {
-        let family = &FAMILIES[family];
+        let Family { name, help, lines } = &FAMILIES[family];
         let mut text = String::new();
         if from == 0 {
-            let Family { name, help, .. } = family;
             text = format!("# HELP {name} {help}.\n# TYPE {name} gauge\n");
         }
-        piece(&context, family, &ids[from..ids.len().min(from + PIECE)], &mut text);
+        statuses.show(&ids[from..ids.len().min(from + PIECE)], &mut |id, status, window| {
+            let told = serde_json::from_str(status).unwrap_or_default();
+            // Writing to a string does not fail.
+            let _ = lines(&mut text, name, &Shown { id, told, window });
+        });
         text
     })
-}
-
-fn piece(context: &Context, family: &Family, ids: &[ServiceId], text: &mut String) {
-    let world = context.world();
-    let reported = locked(&context.reported);
-    for id in ids {
-        // Gone since the first piece.
-        let Some(declared) = world.winner(id) else { continue };
-        let shown = Shown {
-            id,
-            told: serde_json::from_str(declared.status.as_str()).unwrap_or_default(),
-            window: reported.get(&declared.key).and_then(|reported| reported.window),
-        };
-        // Writing to a string does not fail.
-        let _ = (family.lines)(text, family.name, &shown);
-    }
 }
 
 #[cfg(test)]

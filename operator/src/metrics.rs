@@ -1,6 +1,5 @@
-//! The operator's own metrics. What tells of breakers is in [`gauges`](super::gauges).
+//! The operator's own metrics. What tells of breakers is in [`gauges`](crate::gauges).
 
-use super::context::Context;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::Counter;
@@ -47,14 +46,19 @@ impl Metrics {
         self.duration.observe(took.as_secs_f64());
     }
 
+    #[cfg(feature = "kubernetes")]
     pub(crate) fn status_written(&self, result: &'static str) {
         self.status_writes.get_or_create(&ResultLabel { result }).inc();
     }
 }
 
+/// What the text is.
+pub(crate) const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How it ends.
+pub(crate) const END: &str = "# EOF\n";
+
 /// What tells of the operator itself, as OpenMetrics text that more may follow.
-pub(crate) fn operator(context: &Context) -> Result<String, std::fmt::Error> {
-    let metrics = &context.metrics;
+pub(crate) fn operator(metrics: &Metrics, leads: bool) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::default();
     let r = &mut registry;
     r.register(
@@ -84,11 +88,11 @@ pub(crate) fn operator(context: &Context) -> Result<String, std::fmt::Error> {
     );
     r.register(
         "tiebar_operator_store_up",
-        "Whether the store answers",
+        "Whether the store answers and takes writes",
         metrics.store_up.clone(),
     );
     let leader = Gauge::<i64>::default();
-    leader.set(i64::from(context.leader().is_some()));
+    leader.set(i64::from(leads));
     r.register("tiebar_operator_leader", "Whether this replica leads", leader);
     let build = Family::<Labels, Gauge>::default();
     let version = env!("CARGO_PKG_VERSION").to_owned();
