@@ -1,5 +1,5 @@
 //! `make bench`: ours beside others', interleaved in one run, as ratios. Prints a table and writes `target/bench.json`.
-//! With a group's name as argument (`cargo bench --bench peers -- proxy`) that group alone, and no file.
+//! With parts of groups' names as arguments (`cargo bench --bench peers -- process prop`) those groups alone, and no file.
 //!
 //! Rejected: criterion, which measures one thing after the other, so that a machine that slows down in between decides
 //! the ratio. Here contenders take turns and the median turn counts.
@@ -22,8 +22,8 @@ mod witness;
 
 fn main() {
     tracing::subscriber::set_global_default(witness::Witness).expect("the first");
-    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-    let wants = |group: &str| wanted.as_deref().is_none_or(|wanted| wanted == group);
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let wants = |group: &str| wanted.is_empty() || wanted.iter().any(|part| group.contains(part.as_str()));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -38,17 +38,22 @@ fn main() {
         }
         wanted
     };
-    let (in_process, shared) = (begin("in-process"), begin("shared"));
-    if in_process || shared {
+    // What is shared is compared with what the two groups before it find.
+    let (in_process, propagation, shared) = (begin("in-process"), begin("propagation"), begin("shared"));
+    let closed = (in_process || shared).then(|| {
         let (found, closed) = in_process::rows(&runtime, &server);
         rows.extend(found);
+        closed
+    });
+    let trips = (propagation || shared).then(|| {
         let trips = runtime.block_on(propagation::measure(&server));
         rows.extend(propagation::rows(&trips));
-        if shared {
-            let peers = shared::peers(&server);
-            rows.extend(in_process::beside_gobreaker(closed, &peers));
-            rows.extend(runtime.block_on(shared::rows(&server, closed, &trips, &peers)));
-        }
+        trips
+    });
+    if let (true, Some(closed), Some(trips)) = (shared, closed, &trips) {
+        let peers = shared::peers(&server);
+        rows.extend(in_process::beside_gobreaker(closed, &peers));
+        rows.extend(runtime.block_on(shared::rows(&server, closed, trips, &peers)));
     }
     if begin("store") {
         rows.extend(runtime.block_on(store::rows(&server)));
@@ -63,5 +68,5 @@ fn main() {
     if begin("footprint") {
         rows.extend(footprint::rows(&server));
     }
-    report::finish(rows, wanted.is_none());
+    report::finish(rows, wanted.is_empty());
 }
