@@ -240,7 +240,8 @@ mod tests {
     fn transitions_are_told_and_the_first_report_is_none() {
         let closed = json!({"state": "Closed", "configRevision": 1});
         let trip = json!({"calls": 9, "failures": 5, "slowCallRatePercent": 88});
-        let opened = |reason| json!({"state": "Open", "stateReason": reason, "configRevision": 1, "tripSnapshot": trip});
+        let opened =
+            |reason| json!({"state": "Open", "stateReason": reason, "configRevision": 1, "tripSnapshot": trip});
         let open = opened("FailureRateExceeded");
         assert_eq!(reasons(&Value::Null, &closed), ["ConfigProgrammed"]);
         assert_eq!(reasons(&closed, &open), ["CircuitOpened"]);
