@@ -31,7 +31,8 @@ type Answers = BTreeMap<String, u64>;
 struct Load {
     sent: u64,
     answers: Answers,
-    slowest: Duration,
+    /// How long it took, when it ended, and how.
+    slowest: (Duration, Option<Instant>, String),
 }
 
 /// Calls the busy circuit until told to stop.
@@ -41,11 +42,15 @@ async fn caller(running: Arc<AtomicBool>, url: String) -> Load {
         load.sent += 1;
         let key = match try_get(&url).await {
             Ok(answer) => {
-                load.slowest = load.slowest.max(answer.took);
-                match (answer.blocked(), answer.status) {
-                    (Some(_), _) => "rejected".to_owned(),
-                    (None, status) => status.to_string(),
+                let took = answer.took;
+                let (kind, said) = match (answer.blocked(), answer.status) {
+                    (Some(reason), _) => ("rejected".to_owned(), format!("rejected: {reason}")),
+                    (None, status) => (status.to_string(), format!("{status}, {}", answer.state())),
+                };
+                if took > load.slowest.0 {
+                    load.slowest = (took, Some(Instant::now()), said);
                 }
+                kind
             }
             Err(error) => {
                 eprintln!("no answer: {error}");
@@ -143,6 +148,7 @@ async fn main() -> ExitCode {
 
     let start = Instant::now();
     let (mut faults, mut seen) = (BTreeMap::<String, u64>::new(), Vec::new());
+    let mut struck = vec![(start, "nothing yet".to_owned())];
     let mut order: Vec<Fault> = Vec::new();
     while start.elapsed() < length {
         let fault = match order.pop() {
@@ -152,6 +158,7 @@ async fn main() -> ExitCode {
                 continue;
             }
         };
+        struck.push((Instant::now(), format!("{fault:?}")));
         fault.strike(&mut ensemble).await;
         let lasts = if fault.reach() == Reach::Nobody { 1 } else { 3 };
         tokio::time::sleep(Duration::from_secs(lasts)).await;
@@ -171,14 +178,19 @@ async fn main() -> ExitCode {
         }
     }
     let open = rejected.stop().await;
+    let before_it = |(at, _): &&(Instant, String)| load.slowest.1.is_some_and(|ended| *at <= ended);
+    let during = struck.iter().rfind(before_it).map_or("", |(_, fault)| fault);
     println!(
-        "\nfaults: {faults:?}\nanswers: {:?}, the slowest {:.1?}\n",
-        load.answers, load.slowest
+        "\nfaults: {faults:?}\nanswers: {:?}, the slowest {:.1?} ({}), during {during}\n",
+        load.answers, load.slowest.0, load.slowest.2
     );
 
     let mut verdict = Verdict(true);
     add_up(&mut verdict, &ensemble, &load, before).await;
     let leaks = open.wrong.len();
+    for wrong in open.wrong.iter().take(5) {
+        println!("  {wrong}");
+    }
     verdict.line(
         "calls to the open circuit, let through",
         &format!("{leaks} of {}", open.calls),
@@ -256,8 +268,8 @@ async fn add_up(verdict: &mut Verdict, ensemble: &Ensemble, load: &Load, before:
         &lost,
         late + dropped < answered,
     );
-    let slow = load.slowest < Duration::from_secs(2);
-    verdict.line("the slowest call", &format!("{:.0?}", load.slowest), slow);
+    let slow = load.slowest.0 < Duration::from_secs(2);
+    verdict.line("the slowest call", &format!("{:.1?}", load.slowest.0), slow);
 }
 
 /// When, and each process' bytes of memory and open descriptors.

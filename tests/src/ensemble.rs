@@ -1,5 +1,5 @@
 //! Everything that a fault can hit: a Redis behind a password, instances on links of their own, operator, dashboard,
-//! a circuit that is closed and busy, one that is open for ten minutes, and one that can be tripped at a bad moment.
+//! a circuit that is closed and busy, one that is open for a day, and one that can be tripped at a bad moment.
 
 use crate::binaries::binary;
 use crate::fault_link::{FaultLink, Target, Trouble};
@@ -23,7 +23,8 @@ const SHORT: &str = "{trip: {consecutiveFailures: 3, minimumInstances: 1}, open:
 /// Counts for an hour and never trips.
 const COUNTING: &str = "{trip: {failureRateThreshold: 100, minimumNumberOfCalls: 100000, minimumInstances: 1, \
                         slidingWindow: {type: TimeBased, duration: 1h}}}";
-const LONG: &str = "{trip: {consecutiveFailures: 3, minimumInstances: 1}, open: {duration: 10m}}";
+/// Open for longer than any run lasts, the long one included.
+const LONG: &str = "{trip: {consecutiveFailures: 3, minimumInstances: 1}, open: {duration: 24h}}";
 
 /// The dashboard.
 #[derive(Debug)]
