@@ -29,6 +29,11 @@ const PENDING: usize = 65_536;
 /// The least pause before a batch that cannot trip the circuit. An exchange costs as much CPU as several proxied calls: a
 /// busy instance makes fifty a second, not as many as the store can answer.
 const ROUTINE: Duration = Duration::from_millis(20);
+/// After news the fleet asks for what an announcement does not say: one instance in so long on average, or its questions
+/// would queue in front of whatever happens next.
+const SPREAD: Duration = Duration::from_millis(4);
+/// A transition is often followed by another; so long at least before asking.
+const SETTLE: Duration = Duration::from_millis(25);
 /// The running-slow gauge is looked at this often.
 const GAUGE_EVERY: Duration = Duration::from_millis(250);
 /// Pauses between attempts while the store fails: from, to.
@@ -92,6 +97,8 @@ pub(super) struct Recorder {
     unconfigured_by_store: bool,
     warned: bool,
     heard: Option<Heard>,
+    /// What a transition left, until the word and then the log have said so.
+    left: Option<State>,
     pending: VecDeque<Done>,
     unanswered: Option<Unanswered>,
     /// The last number of a batch or wish, in this process. Below 2^53, the script's exact integers.
@@ -156,6 +163,7 @@ impl Recorder {
             unconfigured_by_store: false,
             warned: false,
             heard: None,
+            left: None,
             pending: VecDeque::new(),
             unanswered: None,
             numbers,
@@ -759,6 +767,13 @@ impl Recorder {
         pause.mul_f64(0.5 + (self.rng % 1_000) as f64 / 2_000.0)
     }
 
+    /// This instance's moment among the fleet's, within a resync interval.
+    fn spread(&mut self) -> Duration {
+        let live = self.inner.live.load(Ordering::Relaxed).min(u64::from(u16::MAX)) as u32;
+        let all = (SPREAD * live).min(self.settings.resync);
+        2 * self.jitter(all).saturating_sub(all / 2)
+    }
+
     /// Believes a reply.
     fn take(&mut self, reply: Reply, request: &Exchange) {
         let now = Instant::now();
@@ -916,11 +931,14 @@ impl Recorder {
             Ok(Announcement::Transition(id, view)) if id == self.inner.id => {
                 let newer_revision = view.revision != self.config.as_ref().map_or(0, |config| config.revision);
                 if self.adopt(view, now) || newer_revision {
-                    // The reply to come brings the headroom and configuration of the new state.
-                    self.ask_at = self.ask_at.min(now + Duration::from_millis(50));
+                    // The reply to come brings the headroom and configuration of the new state. Outcomes that may trip
+                    // it do not wait for that.
+                    self.ask_at = self.ask_at.min(now + SETTLE + self.spread());
                 }
             }
-            Ok(Announcement::Revision(id)) if id == self.inner.id => self.ask_at = now,
+            Ok(Announcement::Revision(id)) if id == self.inner.id => {
+                self.ask_at = self.ask_at.min(now + self.spread());
+            }
             Ok(Announcement::Transition(..) | Announcement::Revision(_)) => {}
             Ok(Announcement::Gap) | Err(broadcast::error::RecvError::Lagged(_)) => {
                 let pause = self.jitter(Duration::from_millis(100));
@@ -944,8 +962,7 @@ impl Recorder {
             return false;
         }
         if news {
-            tracing::info!(breaker = %self.inner.id, from = %known.view.state, to = %view.state, reason = %view.reason,
-                generation = view.generation, "transition");
+            self.left = Some(known.view.state);
             self.inner.headroom.store(0, Ordering::Release);
             self.headroom_until = now;
             if self.governor == Governor::Shared {
@@ -958,7 +975,7 @@ impl Recorder {
         news
     }
 
-    /// Makes the word say what governs now.
+    /// Makes the word say what governs now, then the log, which calls need not wait for.
     fn publish(&mut self) {
         let now = Instant::now();
         let local = self.is_local();
@@ -1003,6 +1020,10 @@ impl Recorder {
             self.inner.word.fetch_or(HESITATE, Ordering::AcqRel);
         }
         self.inner.answered.notify_waiters();
+        if let (Some(from), Some(Heard { view, .. })) = (self.left.take(), &self.heard) {
+            tracing::info!(breaker = %self.inner.id, %from, to = %view.state, reason = %view.reason,
+                generation = view.generation, "transition");
+        }
     }
 
     fn gate(&self, heard: &Heard, word: &mut Word, now: Instant, denied: bool, isolated: bool) {
