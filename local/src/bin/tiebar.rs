@@ -26,7 +26,9 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-const PROGRAMS: [(&str, fn() -> ExitCode); 6] = [
+type Program = (&'static str, fn() -> ExitCode);
+
+const PROGRAMS: [Program; 6] = [
     ("tiebar-instance", instance_program::main),
     ("tiebar-loadgen", loadgen_program::main),
     ("tiebar-local", local_program::main),
