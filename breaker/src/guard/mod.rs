@@ -1,7 +1,7 @@
 //! What calls use: admission without I/O, outcomes recorded in the background.
 //!
 //! A [`Guard`] admits a call by one atomic load (`word.rs`) and takes its outcome by one push onto a bounded queue
-//! (`inner.rs`). One task per guard (`recorder.rs`) does the rest: batches, probes, re-seeding, fallback. It alone
+//! (`inner.rs`). One task per guard (`recorder/`) does the rest: batches, probes, re-seeding, fallback. It alone
 //! decides, so there is no lock to hold while deciding.
 
 mod inner;
