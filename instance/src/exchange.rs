@@ -220,17 +220,16 @@ async fn drive(
     sent: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>>,
     watch: &mut Watch<'_>,
 ) -> Result<Result<Response<Incoming>, Failed>, Trouble> {
-    // A budget that is used up would have to wake somebody.
-    let mut sent = pin!(tokio::task::unconstrained(sent));
+    let mut sent = pin!(sent);
     std::future::poll_fn(move |cx| {
-        if let (None, Some(progress)) = (&wire, &watch.progress) {
-            progress.register(cx);
+        match (&mut wire, &watch.progress) {
+            (Some(wire), _) => {
+                wire.turn(cx);
+            }
+            (None, Some(progress)) => progress.register(cx),
+            (None, None) => {}
         }
-        let answer = match &mut wire {
-            Some(wire) => wire.turn_until(cx, |cx| sent.as_mut().poll(cx)),
-            None => sent.as_mut().poll(cx),
-        };
-        if let Poll::Ready(answer) = answer {
+        if let Poll::Ready(answer) = sent.as_mut().poll(cx) {
             return Poll::Ready(match answer {
                 Ok(response) => Ok(Ok(response)),
                 Err(mut failed) => match failed.take_message() {

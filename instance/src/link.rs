@@ -37,26 +37,6 @@ impl Wire {
         }
         !self.over
     }
-
-    /// Moves the connection until `arrived` has something from it. What arrives is looked at here and now, so that it need
-    /// not wake the task, which would be polled once more for nothing; only what is still missing must.
-    pub(crate) fn turn_until<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut arrived: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> Poll<T> {
-        let mut quiet = Context::from_waker(Waker::noop());
-        let mut polled = arrived(&mut quiet);
-        if polled.is_pending() {
-            self.turn(&mut quiet);
-            polled = arrived(&mut quiet);
-        }
-        if polled.is_pending() {
-            self.turn(cx);
-            polled = arrived(&mut quiet);
-        }
-        polled
-    }
 }
 
 /// An HTTP/1 connection.
@@ -193,12 +173,10 @@ impl HttpBody for UpstreamBody {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        let Self { incoming, held, .. } = &mut *self;
-        let polled = match held {
-            Held::Own(h1, _) => h1.wire.turn_until(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx)),
-            Held::Shared(_) | Held::Nothing => Pin::new(incoming).poll_frame(cx),
-        };
-        match polled {
+        if let Held::Own(h1, _) = &mut self.held {
+            h1.wire.turn(cx);
+        }
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(None) => {
                 self.finish();
                 Poll::Ready(None)

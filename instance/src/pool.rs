@@ -70,9 +70,8 @@ impl Pool {
             return self.share();
         }
         loop {
-            let parked = lock(&self.idle).pop_back()?;
-            // Whether the upstream has closed it meanwhile shows when it is next moved, before the request goes out.
-            if parked.since.elapsed() < self.idle_timeout {
+            let mut parked = lock(&self.idle).pop_back()?;
+            if parked.since.elapsed() < self.idle_timeout && parked.h1.is_fit() {
                 return Some(Link::Own(parked.h1, true));
             }
         }
