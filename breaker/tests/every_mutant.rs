@@ -137,7 +137,6 @@ const RUNS: u64 = 160;
 
 struct Mutant {
     line: usize,
-    code: String,
     /// The line, with what is changed in «».
     marked: String,
     change: (&'static str, &'static str),
@@ -158,7 +157,6 @@ fn mutants() -> Vec<Mutant> {
                 }
                 mutants.push(Mutant {
                     line: number + 1,
-                    code: line.trim().to_owned(),
                     marked: format!("{}«{from}»{}", &code[..at], &code[at + from.len()..]),
                     change: (from, to),
                     script: format!("{before}{to}{after}"),
@@ -206,7 +204,7 @@ fn each_is_caught_or_explained() {
                     }
                     Some(_) => {}
                     None => {
-                        let told = format!("line {}, {:?}: {}", mutant.line, mutant.change, mutant.code);
+                        let told = format!("line {}, {:?}: {}", mutant.line, mutant.change, mutant.marked.trim());
                         println!("survives: {told}");
                         survivors.lock().unwrap().push(told);
                     }

@@ -463,6 +463,26 @@ fn uneven_policy(rng: &mut Rng) -> Policy {
     }
 }
 
+/// What an operator might write.
+fn random_programme(rng: &mut Rng, policy: &Policy, now: u64) -> Programme {
+    let forced = (rng.u8(..) < 90).then(|| Override {
+        open: rng.bool(),
+        expires_at: if rng.bool() { 0 } else { now + rng.u64(0..3_000) },
+    });
+    let owner = if rng.u8(..) < 230 { "cluster-a" } else { "cluster-b" };
+    let leader = Leader {
+        owner: owner.to_owned(),
+        created: rng.u64(4..6),
+        transitions: rng.u64(0..3),
+    };
+    Programme {
+        leader,
+        spec: format!("{{\"v\":{}}}", rng.u8(..3)),
+        policy: policy.clone(),
+        forced,
+    }
+}
+
 /// How an instance's calls go.
 struct Habit {
     /// Calls in 256 that go badly.
@@ -661,15 +681,16 @@ pub async fn run_versions(
             twin.set_now(now - rng.u64(1..3_000));
         }
         let now = twin.now();
+        let mut lags = false;
         match rng.u16(..1_000) {
-            0..7 => twin.lose(Lost::State).await,
+            0..7 => {
+                twin.lose(Lost::State).await;
+                lags = rng.bool();
+            }
             7..9 => twin.lose(Lost::All).await,
             9..11 => {
                 twin.lose(Lost::Config).await;
-                // A replica may lack what was written last, and lag behind in time.
-                if rng.bool() {
-                    twin.set_now(now - rng.u64(1..90_000));
-                }
+                lags = true;
             }
             11..16 => twin.save().await,
             16..21 => twin.roll_back().await,
@@ -683,30 +704,12 @@ pub async fn run_versions(
                 if bare {
                     continue;
                 }
-                let forced = (rng.u8(..) < 90).then(|| Override {
-                    open: rng.bool(),
-                    expires_at: if rng.bool() { 0 } else { now + rng.u64(0..3_000) },
-                });
-                let owner = if rng.u8(..) < 230 { "cluster-a" } else { "cluster-b" };
-                let leader = Leader {
-                    owner: owner.to_owned(),
-                    created: rng.u64(4..6),
-                    transitions: rng.u64(0..3),
-                };
-                let programme = Programme {
-                    leader,
-                    spec: format!("{{\"v\":{}}}", rng.u8(..3)),
-                    policy: policy.clone(),
-                    forced,
-                };
+                let programme = random_programme(&mut rng, &policy, now);
                 twin.configure(&programme).await.map_err(at)?;
             }
             45..49 => {
                 twin.tombstone(&twin.leader().clone()).await.map_err(at)?;
-                // A replica whose clock lies behind the floor.
-                if rng.bool() {
-                    twin.set_now(now - rng.u64(1..90_000));
-                }
+                lags = true;
             }
             49..56 => {
                 resets += u32::from(rng.bool());
@@ -746,6 +749,15 @@ pub async fn run_versions(
                 if rng.u8(..) < 240 || reply.status != Status::Ok {
                     clients[index].learn(&reply, now);
                 }
+            }
+        }
+        // A replica lacks what was written last, and its clock may lie behind. What is programmed there at once must still
+        // be newer than all before.
+        if lags && rng.bool() {
+            twin.set_now(now - rng.u64(1..90_000));
+            if rng.bool() && !bare {
+                let programme = random_programme(&mut rng, &policy, twin.now());
+                twin.configure(&programme).await.map_err(at)?;
             }
         }
     }

@@ -5,7 +5,7 @@ use crate::support::upstream::{Ending, scripted};
 use crate::support::{PATIENT, Proxy, soon};
 use http_body_util::BodyExt as _;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 #[tokio::test]
@@ -114,6 +114,9 @@ async fn a_body_without_end_is_not_held_and_ends_with_its_caller() {
     let proxy = Proxy::start(PATIENT, &url).await;
     let sent = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
+        // An answer that is there before its question is none.
+        let mut question = [0; 1_024];
+        assert!(stream.read(&mut question).await.unwrap() > 0);
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         let block = [b'x'; 65_536];
         let mut sent = 0_u64;
@@ -127,6 +130,7 @@ async fn a_body_without_end_is_not_held_and_ends_with_its_caller() {
         .send_request(request("GET", "/").body(full("")).unwrap())
         .await
         .unwrap();
+    assert_eq!(response.status(), 200);
     let mut body = response.into_body();
     for _ in 0..100 {
         soon("a frame", body.frame()).await.unwrap().unwrap();
