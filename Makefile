@@ -19,14 +19,17 @@ check: ## formatting, lints, documentation
 	cargo clippy -p local --features image --bin tiebar --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
+# Named together each time: features are united over what is named, and other features are another build of everything.
+MEASURED = -p instance -p upstream -p loadgen -p operator -p ui -p tiebar
+
 bench: tools ## the benchmarks, as one table in target/bench.json
 	.ci/bench-tools
 	.ci/image
 	rm -f target/bench*.json
-	cargo build --release --locked -p instance -p upstream -p loadgen -p operator -p ui
-	cargo bench --locked -p operator --bench cold
-	cargo bench --locked -p ui --bench viewers
-	cargo bench --locked -p tiebar --bench peers
+	cargo build --release --locked $(MEASURED) --bins --bench cold --bench viewers --bench peers
+	cargo bench --locked $(MEASURED) --bench cold
+	cargo bench --locked $(MEASURED) --bench viewers
+	cargo bench --locked $(MEASURED) --bench peers
 
 soak: tools ## mixed faults under load for SOAK_MINUTES (10); ends with a table of what adds up
 	cargo run --locked -p tests --example soak

@@ -14,24 +14,32 @@ use tiebar::redis::RedisStore;
 ///
 /// Reads `CircuitBreaker`s from Kubernetes, or from a file or folder, which it watches; keeps the store as they say, and
 /// reports the store's state back.
+// All flags are global: `run` may be said or not, before them or after.
 #[derive(Debug, Parser)]
 #[command(name = "tiebar-operator", version = tiebar::cli::version())]
 struct Flags {
     #[command(subcommand)]
     command: Option<Command>,
     /// A YAML or JSON file, or a folder of them, with CircuitBreakers, instead of Kubernetes; watched
-    #[arg(long, env = "TIEBAR_OPERATOR_BREAKERS", value_name = "PATH")]
+    #[arg(long, global = true, env = "TIEBAR_OPERATOR_BREAKERS", value_name = "PATH")]
     breakers: Option<PathBuf>,
     /// A namespace to watch; repeatable [default: all of them]
-    #[arg(long, env = "TIEBAR_OPERATOR_NAMESPACE", value_name = "NAME", value_delimiter = ',')]
+    #[arg(
+        long,
+        global = true,
+        env = "TIEBAR_OPERATOR_NAMESPACE",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
     namespace: Vec<String>,
     /// Statuses and events written to Kubernetes, per second; what concerns a transition goes first
-    #[arg(long, env = "TIEBAR_OPERATOR_KUBE_QPS", value_name = "N", default_value_t = 200,
+    #[arg(long, global = true, env = "TIEBAR_OPERATOR_KUBE_QPS", value_name = "N", default_value_t = 200,
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     kube_qps: u32,
     /// For tests: divides the periods after which things are looked at again
     #[arg(
         long,
+        global = true,
         env = "TIEBAR_OPERATOR_PACE",
         value_name = "N",
         default_value_t = 1,
@@ -39,11 +47,12 @@ struct Flags {
     )]
     pace: u32,
     /// Who owns the breakers [default: the uid of kube-system with any --namespace; for files host name and path]
-    #[arg(long, env = "TIEBAR_OPERATOR_CLUSTER_ID", value_name = "TEXT")]
+    #[arg(long, global = true, env = "TIEBAR_OPERATOR_CLUSTER_ID", value_name = "TEXT")]
     cluster_id: Option<String>,
     /// Where status and health are served; port 0 picks a free one, logged as `listening`
     #[arg(
         long,
+        global = true,
         env = "TIEBAR_OPERATOR_LISTEN",
         value_name = "HOST:PORT",
         default_value = "127.0.0.1:8081"
@@ -181,4 +190,25 @@ async fn explain(flags: &Flags, id: &str) -> Result<(), String> {
             .map_err(|error| error.to_string())?
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Command, Flags};
+    use clap::Parser as _;
+
+    #[test]
+    fn run_may_be_said_or_not_before_flags_or_after() {
+        let given = ["--listen", "127.0.0.1:1", "--breakers", "folder"];
+        for words in [
+            given.to_vec(),
+            [&["run"], &given[..]].concat(),
+            [&given[..], &["run"]].concat(),
+        ] {
+            let flags = Flags::try_parse_from([&["tiebar-operator"], &words[..]].concat()).unwrap();
+            assert!(matches!(flags.command, None | Some(Command::Run)));
+            assert_eq!((&*flags.listen, flags.namespace.len()), ("127.0.0.1:1", 0), "{words:?}");
+            assert_eq!(flags.breakers.unwrap().to_str(), Some("folder"));
+        }
+    }
 }
