@@ -1,15 +1,20 @@
 //! Guards over the memory store, in paused time: what a caller sees.
 
+use futures_util::future::BoxFuture;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tiebar::guard::{Breakers, Guard, RejectReason, Rejected, Settings, Verdict};
 use tiebar::id::ServiceId;
 use tiebar::memory::MemoryStore;
 use tiebar::policy::{Config, Mode, Policy, StoreFailurePolicy};
 use tiebar::state::{Cause, State};
-use tiebar::store::{Leader, Programme, Store as _};
+use tiebar::store::{
+    Announcement, Beat, Event, Exchange, Leader, Programme, Reply, Snapshot, Store, StoreError, StoreResult,
+    StoredConfig, Survey, Written,
+};
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 fn id() -> ServiceId {
@@ -292,6 +297,110 @@ async fn without_the_store_each_goes_on_alone_and_comes_back() {
             !fleet.guards[0].status().isolated && fleet.all(State::Closed)
         })
         .await;
+}
+
+/// A store whose every operation on decisions takes as long as a connection that hangs while it is made.
+struct Hanging {
+    store: Arc<MemoryStore>,
+    hangs: AtomicBool,
+}
+
+/// Longer than the patience of a second by more than a tick.
+const HANG: Duration = Duration::from_millis(2_200);
+
+impl Store for Hanging {
+    fn exchange<'a>(&'a self, id: &'a ServiceId, request: &'a Exchange) -> BoxFuture<'a, StoreResult<Reply>> {
+        Box::pin(async move {
+            if self.hangs.load(Ordering::SeqCst) {
+                tokio::time::sleep(HANG).await;
+                return Err(StoreError::Unreachable("it hangs".to_owned()));
+            }
+            self.store.exchange(id, request).await
+        })
+    }
+    fn configure<'a>(&'a self, id: &'a ServiceId, programme: &'a Programme) -> BoxFuture<'a, StoreResult<Written>> {
+        self.store.configure(id, programme)
+    }
+    fn tombstone<'a>(&'a self, id: &'a ServiceId, leader: &'a Leader) -> BoxFuture<'a, StoreResult<Written>> {
+        self.store.tombstone(id, leader)
+    }
+    fn reset<'a>(&'a self, id: &'a ServiceId, by: &'a Leader, text: &'a str) -> BoxFuture<'a, StoreResult<Written>> {
+        self.store.reset(id, by, text)
+    }
+    fn config<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Option<StoredConfig>>> {
+        self.store.config(id)
+    }
+    fn snapshot<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Option<Snapshot>>> {
+        self.store.snapshot(id)
+    }
+    fn events<'a>(&'a self, id: &'a ServiceId, count: usize) -> BoxFuture<'a, StoreResult<Vec<Event>>> {
+        self.store.events(id, count)
+    }
+    fn beat<'a>(&'a self, beats: &'a [(ServiceId, Beat)]) -> BoxFuture<'a, StoreResult<()>> {
+        self.store.beat(beats)
+    }
+    fn goodbye<'a>(&'a self, ids: &'a [ServiceId], instance: &'a str) -> BoxFuture<'a, StoreResult<()>> {
+        self.store.goodbye(ids, instance)
+    }
+    fn instances<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Vec<Beat>>> {
+        self.store.instances(id)
+    }
+    fn survey<'a>(&'a self, ids: &'a [ServiceId]) -> BoxFuture<'a, StoreResult<Vec<StoreResult<Survey>>>> {
+        self.store.survey(ids)
+    }
+    fn ids(&self) -> BoxFuture<'_, StoreResult<Vec<ServiceId>>> {
+        self.store.ids()
+    }
+    fn now(&self) -> BoxFuture<'_, StoreResult<u64>> {
+        self.store.now()
+    }
+    fn subscribe(&self) -> broadcast::Receiver<Announcement> {
+        self.store.subscribe()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_holds_up_neither_the_fallback_nor_what_is_decided_in_it() {
+    let memory = fleet(1, three_in_a_row()).await.store;
+    let store = Arc::new(Hanging {
+        store: memory,
+        hangs: AtomicBool::new(false),
+    });
+    let breakers = Breakers::new(Arc::clone(&store) as _, Settings::new("hung"));
+    let guard = breakers.guard(&id(), None);
+    pass(3_000).await;
+    succeed(&guard).await.unwrap();
+    store.hangs.store(true, Ordering::SeqCst);
+    let took = async |what: &str, condition: &dyn Fn() -> bool| {
+        let since = Instant::now();
+        while !condition() {
+            assert!(since.elapsed() < 2 * HANG, "never: {what}; {:?}", guard.status());
+            pass(5).await;
+        }
+        since.elapsed().as_millis()
+    };
+
+    // The next question is a resync's, at most two seconds and a half from now.
+    fail(&guard).await.unwrap();
+    let fallback = took("fallback", &|| guard.status().degraded).await;
+    assert!(fallback <= 1_100, "fallback after {fallback} ms");
+    for _ in 0..3 {
+        // Its own trip is seen by a caller that does not wait for the store.
+        fail(&guard).await.unwrap();
+    }
+    let trip = took("a trip alone", &|| guard.status().state.as_str() == "open").await;
+    assert!(trip <= 10, "open {trip} ms after the third failure");
+    pass(10_100).await;
+    for _ in 0..3 {
+        let (guard, since) = (guard.clone(), Instant::now());
+        during(async move { succeed(&guard).await.unwrap() }).await;
+        let probe = since.elapsed().as_millis();
+        assert!(probe <= 20, "a probe of its own machine waited {probe} ms");
+    }
+    let closed = took("closed alone", &|| guard.status().state.as_str() == "closed").await;
+    assert!(closed <= 10, "closed {closed} ms after the last probe");
+    store.hangs.store(false, Ordering::SeqCst);
+    took("the store again", &|| !guard.status().degraded).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -415,6 +415,14 @@ impl Inner {
         self.nudge(urgent);
     }
 
+    /// The recorder's sleep, until [`Inner::nudge`] ends it. Whoever wakes for another reason sets [`AWAKE`] himself.
+    pub(super) async fn roused(&self, depth: u8) {
+        self.sleep.store(depth, Ordering::SeqCst);
+        if self.queue.is_empty() {
+            self.wake.notified().await;
+        }
+    }
+
     /// Wakes the recorder, unless it is awake or this can wait.
     pub(super) fn nudge(&self, urgent: bool) {
         let can_wait = match self.sleep.load(Ordering::SeqCst) {

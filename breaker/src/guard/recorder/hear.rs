@@ -45,6 +45,15 @@ impl Recorder {
         }
     }
 
+    /// An exchange that has lasted longer than patience does is a failure before it ends.
+    pub(super) fn miss_the_answer(&mut self) {
+        if self.failing_since.is_none() {
+            self.failing_since = Some(self.asked_at);
+            self.last_error = format!("no answer within {} ms", self.settings.store_patience.as_millis());
+            self.store_up.store(false, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn give_up(&mut self) {
         if let Some(lost) = self.unanswered.take() {
             self.inner.unanswered.fetch_sub(lost.harmful, Ordering::AcqRel);

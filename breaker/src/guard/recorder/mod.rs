@@ -34,6 +34,8 @@ const PENDING: usize = 65_536;
 const GAUGE_EVERY: Duration = Duration::from_millis(250);
 /// The longest the recorder sleeps.
 const IDLE: Duration = Duration::from_secs(60);
+/// Where time alone changes what is admitted, as in a ramp or a local machine, it is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The shared state as last heard, and when.
 #[derive(Debug, Clone)]
@@ -176,10 +178,7 @@ impl Recorder {
     pub(super) async fn run(mut self) {
         self.publish();
         loop {
-            self.collect();
-            self.govern(Instant::now());
-            self.serve_locally();
-            self.publish();
+            self.attend();
             let now = Instant::now();
             if self.inner.closing.load(Ordering::Acquire)
                 && self.inner.queue.is_empty()
@@ -193,6 +192,14 @@ impl Recorder {
                 self.sleep(now).await;
             }
         }
+    }
+
+    /// Everything that needs no answer from the store.
+    fn attend(&mut self) {
+        self.collect();
+        self.govern(Instant::now());
+        self.serve_locally();
+        self.publish();
     }
 
     /// Takes over what calls left in the queue.
@@ -321,22 +328,19 @@ impl Recorder {
             until = until.min(since + self.settings.resync);
         }
         if self.governor != Governor::Shared || self.ramping() {
-            until = until.min(now + Duration::from_millis(100));
+            until = until.min(now + LOOK_EVERY);
         }
         if self.headroom_until > now {
             until = until.min(self.headroom_until);
         }
         // What is pending goes soon, and what comes meanwhile goes with it.
         let depth = if self.pending.is_empty() { LIGHTLY } else { DEEPLY };
-        self.inner.sleep.store(depth, Ordering::SeqCst);
-        if self.inner.queue.is_empty() {
-            tokio::select! {
-                biased;
-                () = self.inner.wake.notified() => {}
-                news = self.news.recv(), if !self.deaf => self.hear(news),
-                waiter = self.waiters_in.recv() => if let Some(waiter) = waiter { self.wait(waiter) },
-                () = tokio::time::sleep_until(until) => {}
-            }
+        tokio::select! {
+            biased;
+            () = self.inner.roused(depth) => {}
+            news = self.news.recv(), if !self.deaf => self.hear(news),
+            waiter = self.waiters_in.recv() => if let Some(waiter) = waiter { self.wait(waiter) },
+            () = tokio::time::sleep_until(until) => {}
         }
         self.inner.sleep.store(AWAKE, Ordering::SeqCst);
         if self.gauge_at <= now {
@@ -350,7 +354,8 @@ impl Recorder {
             .is_some_and(|heard| heard.view.ramp_age_ms.is_some())
     }
 
-    /// One exchange, listening meanwhile.
+    /// One exchange. It may take as long as a connection that hangs while it is made, so whoever decides without the store
+    /// goes on meanwhile.
     async fn speak(&mut self) {
         self.asked_at = Instant::now();
         let request = self.request();
@@ -359,20 +364,24 @@ impl Recorder {
         let exchange = async { store.exchange(&id, &request).await };
         tokio::pin!(exchange);
         let result = loop {
-            let (losing_patience, patience_ends) = (self.is_losing_patience(), self.patience_ends());
+            let shared = self.governor == Governor::Shared;
+            let until = if shared {
+                self.patience_ends()
+            } else {
+                Instant::now() + LOOK_EVERY
+            };
             tokio::select! {
                 biased;
                 result = &mut exchange => break result,
-                news = self.news.recv(), if !self.deaf => { self.hear(news); self.publish(); }
+                news = self.news.recv(), if !self.deaf => self.hear(news),
                 waiter = self.waiters_in.recv() => if let Some(waiter) = waiter { self.wait(waiter) },
-                // A connection that hangs while it is made must not hold up the fallback.
-                () = tokio::time::sleep_until(patience_ends), if losing_patience => {
-                    self.govern(Instant::now());
-                    self.serve_locally();
-                    self.publish();
-                }
+                () = self.inner.roused(LIGHTLY), if !shared => {}
+                () = tokio::time::sleep_until(until) => if shared { self.miss_the_answer() },
             }
+            self.inner.sleep.store(AWAKE, Ordering::SeqCst);
+            self.attend();
         };
+        self.inner.sleep.store(AWAKE, Ordering::SeqCst);
         let _ = self.attempted.send_replace(true);
         match result {
             Ok(reply) => self.take(reply, &request),
@@ -387,6 +396,6 @@ impl Recorder {
     }
 
     fn patience_ends(&self) -> Instant {
-        self.failing_since.unwrap_or_else(Instant::now) + self.settings.store_patience
+        self.failing_since.unwrap_or(self.asked_at) + self.settings.store_patience
     }
 }
