@@ -128,6 +128,8 @@ const HARMLESS: &[(&str, &str)] = &[
         "c.bef« > »100",
         "exactly 100 decisions in a second: an advice, not a rule",
     ),
+    ("c.kno« > »100", "more than 100 instances: stores.rs"),
+    ("c.bef > 100« or »c.kno", "more than 100 instances: stores.rs"),
 ];
 
 /// One of so many runs with the tests.

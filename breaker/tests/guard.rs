@@ -299,10 +299,23 @@ async fn without_the_store_each_goes_on_alone_and_comes_back() {
         .await;
 }
 
-/// A store whose every operation on decisions takes as long as a connection that hangs while it is made.
+/// A store whose decisions take their time.
 struct Hanging {
     store: Arc<MemoryStore>,
+    /// As long as a connection that hangs while it is made.
     hangs: AtomicBool,
+    /// So many milliseconds.
+    late: AtomicU64,
+}
+
+impl Hanging {
+    fn new(store: Arc<MemoryStore>) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            hangs: AtomicBool::new(false),
+            late: AtomicU64::new(0),
+        })
+    }
 }
 
 /// Longer than the patience of a second by more than a tick.
@@ -315,6 +328,7 @@ impl Store for Hanging {
                 tokio::time::sleep(HANG).await;
                 return Err(StoreError::Unreachable("it hangs".to_owned()));
             }
+            tokio::time::sleep(Duration::from_millis(self.late.load(Ordering::SeqCst))).await;
             self.store.exchange(id, request).await
         })
     }
@@ -361,11 +375,7 @@ impl Store for Hanging {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_hangs_holds_up_neither_the_fallback_nor_what_is_decided_in_it() {
-    let memory = fleet(1, three_in_a_row()).await.store;
-    let store = Arc::new(Hanging {
-        store: memory,
-        hangs: AtomicBool::new(false),
-    });
+    let store = Hanging::new(fleet(1, three_in_a_row()).await.store);
     let breakers = Breakers::new(Arc::clone(&store) as _, Settings::new("hung"));
     let guard = breakers.guard(&id(), None);
     pass(3_000).await;
@@ -401,6 +411,31 @@ async fn a_store_that_hangs_holds_up_neither_the_fallback_nor_what_is_decided_in
     assert!(closed <= 10, "closed {closed} ms after the last probe");
     store.hangs.store(false, Ordering::SeqCst);
     took("the store again", &|| !guard.status().degraded).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_whose_caller_is_gone_goes_back_and_is_no_call() {
+    let policy = Policy {
+        permitted_calls: 1,
+        ..three_in_a_row()
+    };
+    let other = fleet(1, policy).await;
+    let store = Hanging::new(Arc::clone(&other.store));
+    let breakers = Breakers::new(Arc::clone(&store) as _, Settings::new("late"));
+    let guard = breakers.guard(&id(), None);
+    pass(3_000).await;
+    open(&other).await;
+    pass(10_100).await;
+    store.late.store(300, Ordering::SeqCst);
+    let gone = guard.clone();
+    let waited = during(async move { tokio::time::timeout(Duration::from_millis(100), gone.acquire()).await }).await;
+    assert!(waited.is_err(), "the store answers after 300 ms");
+    pass(1_000).await;
+    store.late.store(0, Ordering::SeqCst);
+    // The only lease is free again long before it would have expired.
+    let prober = other.guards[0].clone();
+    during(async move { succeed(&prober).await.unwrap() }).await;
+    assert_eq!(guard.counters().calls, [0; 6]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -222,6 +222,7 @@ on_every_store!(
     a_window_of_time_forgets,
     a_window_of_calls_holds_so_many,
     a_full_breaker_refuses_further_instances,
+    a_busy_breaker_advises_pauses,
 );
 
 async fn without_configuration_it_says_so(bench: &Bench) {
@@ -640,6 +641,30 @@ async fn a_window_of_calls_holds_so_many(bench: &Bench) {
     assert_eq!((state(&reply), reply.calls, reply.failing), (State::Closed, 4, 1));
     let reply = bench.tell(with_batch("i0", batch(3, closed, &[Kind::Failure]))).await;
     assert_eq!(state(&reply), State::Open);
+}
+
+async fn a_busy_breaker_advises_pauses(bench: &Bench) {
+    let advised = async |decisions: u64, instances: u64| {
+        let mut last = 0;
+        for n in 0..decisions {
+            last = bench.tell(instance(&format!("i{}", n % instances))).await.interval_ms;
+        }
+        last
+    };
+    bench.ready(three_in_a_row()).await;
+    // What a second was like is known in the next.
+    bench.pass(1_000);
+    assert_eq!(advised(100, 3).await, 0);
+    bench.pass(1_000);
+    assert_eq!(advised(101, 3).await, 0, "a hundred a second is not busy");
+    bench.pass(1_000);
+    assert_eq!(advised(1, 3).await, 6, "2 ms for each of three");
+    bench.pass(1_000);
+    assert_eq!(advised(1, 3).await, 0, "quiet again");
+    // More instances than that are busy by themselves, also in the second after one in which all were silent.
+    assert_eq!(advised(101, 101).await, 202);
+    bench.pass(2_000);
+    assert_eq!(advised(1, 101).await, 202);
 }
 
 async fn a_full_breaker_refuses_further_instances(bench: &Bench) {

@@ -48,7 +48,7 @@ pub(crate) struct Call {
 impl Call {
     pub(crate) fn new(permit: Permit, durations: &Arc<Durations>) -> Self {
         Self {
-            permit: Some(permit),
+            permit: Some(permit.timed()),
             durations: Some(Arc::clone(durations)),
         }
     }
@@ -66,7 +66,7 @@ impl Call {
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
-        self.permit.as_ref().map_or(Duration::ZERO, Permit::elapsed)
+        self.permit.as_ref().and_then(Permit::elapsed).unwrap_or_default()
     }
 
     pub(crate) fn pause(&mut self) {
@@ -95,7 +95,7 @@ impl Call {
 
     fn finish(&mut self, end: impl FnOnce(Permit) -> Kind) {
         if let Some(permit) = self.permit.take() {
-            let took = permit.elapsed();
+            let took = permit.elapsed().unwrap_or_default();
             let kind = end(permit);
             let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             if let Some(histogram) = self.durations.as_ref().and_then(|all| all.0.get(kind.code() as usize)) {

@@ -1,17 +1,15 @@
 //! What the threads that make calls share with the recorder.
 
 use super::permit::Permit;
-use super::stripes::Stripes;
+use super::stripes::{STRIPES, Stripes, mine};
 use super::word::{Gate, HESITATE, Word};
-use super::{Effective, Presented, RejectReason, Rejected, Transition};
+use super::{Effective, Presented, Rejected, Transition};
 use crate::id::ServiceId;
 use crate::state::{Cause, Kind, State};
 use crossbeam_queue::ArrayQueue;
-use crossbeam_utils::CachePadded;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -23,11 +21,6 @@ pub(super) const WAITERS: usize = 1_000;
 const SLOTS: usize = 1_024;
 /// Places looked at before a call goes unwatched.
 const SLOT_TRIES: usize = 8;
-/// The longest a closed call waits for the store at the threshold.
-const HESITATION: Duration = Duration::from_millis(20);
-/// How often a waiting call is told to look again before it is rejected: once is what a circuit that closes takes, and a
-/// store that contradicts what it said before must not keep a call going in circles.
-const LOOKS: u32 = 3;
 /// A share of calls, in parts of this.
 pub(super) const RAMP_ONE: u64 = 1 << 32;
 
@@ -118,11 +111,10 @@ pub(super) struct Inner {
     pub(super) headroom: AtomicU64,
     pub(super) answered: Notify,
     pub(super) waiting: mpsc::Sender<oneshot::Sender<Answer>>,
-    ramp_debt: AtomicU64,
+    pub(super) ramp_debt: AtomicU64,
     /// The share admitted in a ramp, in parts of [`RAMP_ONE`].
     pub(super) ramp_share: AtomicU64,
     slots: Box<[AtomicU64]>,
-    next_slot: CachePadded<AtomicU64>,
     epoch: Instant,
     pub(super) stripes: Stripes,
     pub(super) shadow_rejected: AtomicU64,
@@ -148,7 +140,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Inner {
-    pub(super) fn new(id: ServiceId) -> (Arc<Self>, mpsc::Receiver<oneshot::Sender<Answer>>) {
+    pub(super) fn new(id: ServiceId) -> (Self, mpsc::Receiver<oneshot::Sender<Answer>>) {
         let (waiting, waiters) = mpsc::channel(WAITERS);
         let now = Instant::now();
         let word = Word {
@@ -183,7 +175,6 @@ impl Inner {
             ramp_debt: AtomicU64::new(0),
             ramp_share: AtomicU64::new(RAMP_ONE),
             slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
-            next_slot: CachePadded::default(),
             epoch: now,
             stripes: Stripes::default(),
             shadow_rejected: AtomicU64::new(0),
@@ -196,169 +187,15 @@ impl Inner {
             told: Mutex::default(),
             transitions: Mutex::default(),
         };
-        (Arc::new(inner), waiters)
+        (inner, waiters)
     }
 
-    /// Admits or rejects one call.
-    pub(super) async fn admit(self: &Arc<Self>) -> Result<Permit, Rejected> {
-        let mut hesitated = false;
-        let mut looks = 0;
-        loop {
-            let word = Word::unpack(self.word.load(Ordering::Acquire));
-            if word.hesitate && !hesitated && !word.local {
-                // Once: the promise is that a caller sees its own trip, not that it waits for everybody's.
-                hesitated = true;
-                self.hesitate().await;
-                continue;
-            }
-            match word.gate {
-                Gate::Pass | Gate::Free => return Ok(self.permit(word)),
-                Gate::Shadow => {
-                    self.shadow_rejected.fetch_add(1, Ordering::Relaxed);
-                    return Ok(self.permit(word));
-                }
-                Gate::Ramp if self.in_ramp_share() => return Ok(self.permit(word)),
-                Gate::Ramp => return Err(self.rejected(State::Closed, RejectReason::Ramp, Some(1_000))),
-                Gate::Ask => {
-                    if let Some(decided) = self.ask(word, &mut looks).await {
-                        return decided;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Error diffusion: of every run of calls the share is admitted, without chance.
-    fn in_ramp_share(&self) -> bool {
-        let share = self.ramp_share.load(Ordering::Relaxed);
-        let before = self.ramp_debt.fetch_add(share, Ordering::Relaxed);
-        before / RAMP_ONE != before.wrapping_add(share) / RAMP_ONE
-    }
-
-    /// Waits until the store has answered for enough. An answer may be to what was sent before, so one is not enough.
-    async fn hesitate(&self) {
-        // Past the bound the call goes on: waiting longer would make the store's slowness the caller's.
-        let deadline = Instant::now() + HESITATION;
-        // Once: a recorder that must wait before it may ask again publishes whenever it is woken, which wakes this loop.
-        self.nudge(true);
-        loop {
-            let answered = self.answered.notified();
-            if self.word.load(Ordering::Acquire) & HESITATE == 0 {
-                return;
-            }
-            if tokio::time::timeout_at(deadline, answered).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Decides what the word cannot; none: look again.
-    async fn ask(self: &Arc<Self>, word: Word, looks: &mut u32) -> Option<Result<Permit, Rejected>> {
-        let details = *lock(&self.details);
-        let now = Instant::now();
-        let until = |instant: Instant| Some(instant.saturating_duration_since(now).as_millis() as u64);
-        if details.denied {
-            return Some(Err(self.rejected(details.state, RejectReason::Store, Some(1_000))));
-        }
-        match details.state {
-            State::ForcedOpen => {
-                let retry = details.forced_until.and_then(until);
-                return Some(Err(self.rejected(State::ForcedOpen, RejectReason::Forced, retry)));
-            }
-            State::Open if now < details.open_until => {
-                let reason = if details.isolated {
-                    RejectReason::Isolated
-                } else {
-                    RejectReason::Open
-                };
-                return Some(Err(self.rejected(State::Open, reason, until(details.open_until))));
-            }
-            State::Open | State::HalfOpen => {}
-            // The word has moved on since.
-            State::Closed | State::ForcedClosed => {
-                tokio::task::yield_now().await;
-                return None;
-            }
-        }
-        let presented = if details.isolated { State::Open } else { State::HalfOpen };
-        let reason = if details.isolated {
-            RejectReason::Isolated
-        } else {
-            RejectReason::ProbeLimit
-        };
-        if now < details.refused_until && !word.local {
-            return Some(Err(self.rejected(presented, reason, Some(1_000))));
-        }
-        let (sender, answer) = oneshot::channel();
-        if self.waiting.try_send(sender).is_err() {
-            return Some(Err(self.rejected(presented, reason, Some(1_000))));
-        }
-        self.nudge(true);
-        match answer.await {
-            Ok(Answer::Probe(permit)) => Some(Ok(permit)),
-            Ok(Answer::LookAgain) => {
-                *looks += 1;
-                (*looks >= LOOKS).then(|| Err(self.rejected(presented, reason, Some(1_000))))
-            }
-            Ok(Answer::Rejected(rejected)) => {
-                self.stripes.count_rejected();
-                Some(Err(rejected))
-            }
-            // The recorder ended: the process is shutting down.
-            Err(_) => Some(Err(self.rejected(presented, RejectReason::Store, Some(1_000)))),
-        }
-    }
-
-    fn rejected(&self, state: State, reason: RejectReason, retry_after_ms: Option<u64>) -> Rejected {
-        self.stripes.count_rejected();
-        Rejected {
-            state: Presented::State(state),
-            reason,
-            retry_after_ms,
-        }
-    }
-
-    fn permit(self: &Arc<Self>, word: Word) -> Permit {
-        let route = match word.gate {
-            Gate::Free => Route::Nowhere,
-            _ if word.local => Route::Local,
-            _ => Route::Shared,
-        };
-        self.make_permit(route, word.presented, word.generation, word.gauge)
-    }
-
-    pub(super) fn make_permit(
-        self: &Arc<Self>,
-        route: Route,
-        presented: Presented,
-        generation: u64,
-        gauge: bool,
-    ) -> Permit {
-        self.stripes.begin();
-        let started = Instant::now();
-        let slot = if gauge && route == Route::Shared {
-            self.watch(started, generation)
-        } else {
-            0
-        };
-        Permit {
-            inner: Arc::clone(self),
-            route,
-            presented,
-            generation,
-            started,
-            slot,
-            open: true,
-            took: None,
-            paused: None,
-        }
-    }
-
-    /// Takes a place among the watched calls.
+    /// Takes a place among the watched calls, away from where other threads look.
     pub(super) fn watch(&self, started: Instant, generation: u64) -> u16 {
         let mark = (generation & 0xF_FFFF) << 44 | (started.duration_since(self.epoch).as_millis() as u64 + 1);
-        for _ in 0..SLOT_TRIES {
-            let index = self.next_slot.fetch_add(1, Ordering::Relaxed) as usize % SLOTS;
+        let first = mine() * (SLOTS / STRIPES) + self.stripes.begun() as usize % SLOTS;
+        for index in first..first + SLOT_TRIES {
+            let index = index % SLOTS;
             if self.slots[index]
                 .compare_exchange(0, mark, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()

@@ -4,7 +4,9 @@
 //! (`inner.rs`). One task per guard (`recorder/`) does the rest: batches, probes, re-seeding, fallback. It alone
 //! decides, so there is no lock to hold while deciding.
 
+mod admit;
 mod inner;
+mod lanes;
 mod local;
 mod permit;
 mod recorder;
@@ -20,6 +22,7 @@ use crate::policy::Config;
 use crate::state::{Cause, Reason, State};
 use crate::store::{Beat, Store};
 use inner::{Inner, lock};
+use lanes::Lanes;
 use recorder::Recorder;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -79,9 +82,6 @@ impl std::fmt::Debug for Breakers {
     }
 }
 
-/// Who holds a guard that nobody uses: the map and its recorder.
-const HOLDERS: usize = 2;
-
 struct Shared {
     store: Arc<dyn Store>,
     settings: Settings,
@@ -138,9 +138,7 @@ impl Breakers {
             return guard.clone();
         }
         let (inner, waiters) = Inner::new(id.clone());
-        let guard = Guard {
-            inner: Arc::clone(&inner),
-        };
+        let inner = Arc::new(Lanes::new(inner));
         if let Some(config) = &fallback {
             *inner.effective.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(Effective {
                 config: config.clone(),
@@ -148,7 +146,7 @@ impl Breakers {
             }));
         }
         let recorder = Recorder::new(
-            inner,
+            inner.first().clone(),
             Arc::clone(&self.shared.store),
             self.shared.settings.clone(),
             Arc::clone(&self.shared.numbers),
@@ -157,6 +155,7 @@ impl Breakers {
             self.shared.attempted.clone(),
             fallback,
         );
+        let guard = Guard { inner };
         guards.insert(id.clone(), (guard.clone(), tokio::spawn(recorder.run())));
         guard
     }
@@ -201,7 +200,8 @@ impl Breakers {
         let unused: Vec<_> = {
             // Under the lock nobody gets a clone from here, and nobody else has one to clone.
             let mut guards = lock(&self.shared.guards);
-            let unused = guards.extract_if(|_, (guard, _)| Arc::strong_count(&guard.inner) <= HOLDERS);
+            let unused =
+                guards.extract_if(|_, (guard, _)| Arc::strong_count(&guard.inner) == 1 && !guard.inner.are_used());
             unused.map(|(_, entry)| entry).collect()
         };
         if !unused.is_empty() {
@@ -382,7 +382,7 @@ pub struct GuardCounters {
 /// Guards the calls to one dependency. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Guard {
-    inner: Arc<Inner>,
+    inner: Arc<Lanes>,
 }
 
 impl Guard {
@@ -407,7 +407,7 @@ impl Guard {
     /// # Errors
     /// The call must not be made.
     pub async fn acquire(&self) -> Result<Permit, Rejected> {
-        self.inner.admit().await
+        self.inner.mine().admit().await
     }
 
     /// Makes one call; `judge` turns its result into a verdict.

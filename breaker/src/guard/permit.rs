@@ -1,9 +1,9 @@
 //! The right to make one call, and what becomes of it.
 
-use super::inner::{Done, Inner, Route};
+use super::inner::{Done, Route};
+use super::lanes::Lane;
 use super::{Presented, Verdict};
 use crate::state::{Cause, Kind};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -13,11 +13,12 @@ use tokio::time::Instant;
 #[must_use = "a permit that is dropped cancels its call"]
 #[derive(Debug)]
 pub struct Permit {
-    pub(super) inner: Arc<Inner>,
+    pub(super) lane: Lane,
     pub(super) route: Route,
     pub(super) presented: Presented,
     pub(super) generation: u64,
-    pub(super) started: Instant,
+    /// When the call began; none while nothing is judged by how long it takes.
+    pub(super) started: Option<Instant>,
     /// The call's place among the running ones that are watched for slowness, plus one; 0: none.
     pub(super) slot: u16,
     pub(super) open: bool,
@@ -40,36 +41,45 @@ impl Permit {
         self.generation
     }
 
+    /// Measures the call even while no rule asks how long it takes.
+    pub fn timed(mut self) -> Self {
+        self.started.get_or_insert_with(Instant::now);
+        self
+    }
+
     /// Fixes the call's duration now, when its outcome becomes known later: a streamed answer is as slow as its headers.
     pub fn stop_clock(&mut self) {
-        self.took = Some(self.elapsed());
-        self.inner.release(std::mem::take(&mut self.slot));
+        self.took = self.elapsed();
+        self.lane.release(std::mem::take(&mut self.slot));
     }
 
     /// Stops the clock while the caller is waited for, whose slowness says nothing about the dependency.
     pub fn pause(&mut self) {
         if self.paused.is_none() && self.took.is_none() {
             self.paused = Some((Instant::now(), self.slot > 0));
-            self.inner.release(std::mem::take(&mut self.slot));
+            self.lane.release(std::mem::take(&mut self.slot));
         }
     }
 
     /// Lets the clock go on after [`Self::pause`].
     pub fn resume(&mut self) {
         if let Some((since, watched)) = self.paused.take() {
-            self.started += since.elapsed();
-            if watched {
-                self.slot = self.inner.watch(self.started, self.generation);
+            if let Some(started) = &mut self.started {
+                *started += since.elapsed();
+                if watched {
+                    self.slot = self.lane.watch(*started, self.generation);
+                }
             }
         }
     }
 
-    /// How long the call has taken, without pauses.
+    /// How long the call has taken, without pauses; none if nobody measures: the rules judge no slowness, and the permit
+    /// is not [`Self::timed`].
     #[must_use]
-    pub fn elapsed(&self) -> Duration {
+    pub fn elapsed(&self) -> Option<Duration> {
         let until = || self.paused.map_or_else(Instant::now, |(since, _)| since);
         self.took
-            .unwrap_or_else(|| until().saturating_duration_since(self.started))
+            .or_else(|| Some(until().saturating_duration_since(self.started?)))
     }
 
     /// Cancels the call, as dropping the permit does, and returns how it was counted.
@@ -89,17 +99,17 @@ impl Permit {
     }
 
     fn elapsed_ms(&self) -> u64 {
-        self.elapsed().as_millis() as u64
+        self.elapsed().map_or(0, |elapsed| elapsed.as_millis() as u64)
     }
 
     fn is_slow(&self) -> bool {
-        let threshold = self.inner.slow_ms.load(Ordering::Relaxed);
+        let threshold = self.lane.slow_ms.load(Ordering::Relaxed);
         threshold > 0 && self.elapsed_ms() >= threshold
     }
 
     fn abandon(&mut self) -> Kind {
-        let threshold = self.inner.slow_ms.load(Ordering::Relaxed);
-        let timeout = self.inner.timeout_ms.load(Ordering::Relaxed);
+        let threshold = self.lane.slow_ms.load(Ordering::Relaxed);
+        let timeout = self.lane.timeout_ms.load(Ordering::Relaxed);
         let hung = timeout > 0 && threshold > 0 && self.elapsed_ms() >= timeout / 2;
         let kind = if hung || self.is_slow() {
             Kind::SlowSuccess
@@ -112,8 +122,8 @@ impl Permit {
 
     fn end(&mut self, kind: Kind, cause: Cause) {
         self.open = false;
-        self.inner.release(self.slot);
-        self.inner.finished(Done {
+        self.lane.release(self.slot);
+        self.lane.finished(Done {
             route: self.route,
             generation: self.generation,
             kind,

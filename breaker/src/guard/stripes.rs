@@ -5,13 +5,19 @@ use crossbeam_utils::CachePadded;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Threads beyond these share.
-const STRIPES: usize = 16;
+pub(super) const STRIPES: usize = 16;
 
 thread_local! {
     static MINE: usize = {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES
     };
+}
+
+/// The calling thread's number, below [`STRIPES`].
+pub(super) fn mine() -> usize {
+    // A thread that ends has lost its number.
+    MINE.try_with(|mine| *mine).unwrap_or(0)
 }
 
 #[derive(Debug, Default)]
@@ -27,13 +33,17 @@ pub(super) struct Stripes([CachePadded<Stripe>; STRIPES]);
 
 impl Stripes {
     fn mine(&self) -> &Stripe {
-        // A thread that ends has lost its number.
-        &self.0[MINE.try_with(|mine| *mine).unwrap_or(0)]
+        &self.0[mine()]
     }
 
     /// A call begins.
     pub(super) fn begin(&self) {
         self.mine().begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Calls begun on this thread's stripe.
+    pub(super) fn begun(&self) -> u64 {
+        self.mine().begun.load(Ordering::Relaxed)
     }
 
     /// It ended so.

@@ -5,6 +5,7 @@
 //! makes one ask again – does not slow anything down but stands still: it ends at [`LIMIT`] instead.
 
 use super::inner::Inner;
+use super::lanes::Lanes;
 use super::recorder::Recorder;
 use super::{Guard, Settings, Verdict};
 use crate::id::ServiceId;
@@ -151,12 +152,10 @@ impl Case {
             deaf: self.deaf,
         });
         let (inner, waiters) = Inner::new(id());
-        let guard = Guard {
-            inner: Arc::clone(&inner),
-        };
+        let inner = Arc::new(Lanes::new(inner));
         let mut recorder = Box::pin(
             Recorder::new(
-                inner,
+                inner.first().clone(),
                 Arc::clone(&store) as _,
                 Settings::new("i0"),
                 Arc::default(),
@@ -167,6 +166,7 @@ impl Case {
             )
             .run(),
         );
+        let guard = Guard { inner };
         let wakes = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&wakes);
         let recorder = tokio::spawn(std::future::poll_fn(move |context| {

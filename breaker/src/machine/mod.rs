@@ -32,7 +32,8 @@ const MAX_RETRY_MS: u64 = 500;
 const MAX_OPEN_MS: u64 = 2 * 86_400_000;
 /// Longest half-open round, milliseconds.
 const MAX_LEASE_MS: u64 = 3_600_000;
-/// Decisions per second on one breaker, above which pauses are advised …
+/// Decisions per second on one breaker, above which pauses are advised; more instances than that make as many by themselves,
+/// and those that speak in step would leave every other second empty …
 const BUSY_PER_SECOND: u64 = 100;
 /// … that keep it at 500 a second: so many milliseconds per instance.
 const PAUSE_PER_INSTANCE_MS: u64 = 2;
@@ -865,7 +866,7 @@ fn summarize(
         slow: sums.slow,
         headroom,
         headroom_ms,
-        interval_ms: if core.before > BUSY_PER_SECOND {
+        interval_ms: if core.before.max(core.known) > BUSY_PER_SECOND {
             core.known * PAUSE_PER_INSTANCE_MS
         } else {
             0

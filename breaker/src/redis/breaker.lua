@@ -16,16 +16,17 @@
 --   beat       7 the heartbeat's text
 --
 -- data, a hash with the fields
---   core            written when something in it has changed that `hot` does not tell. A msgpack map: v layout, seq, gen generation, st state, why reason, since, till (open deadline),
---                   lo last open duration, rnd round, strk backoff's count, clk clock, off clock minus the server's,
---                   trs transitions, prev state before (-1), mode, ramp (its start; 0), wt and wl window type and length,
---                   wid number of the window's emptying, rev revision judged by, w time window {bucket, calls, failing,
---                   slow, ...}, sl count window (5 characters a slot: kind, instance), run, runat, runby, gau gauge,
---                   frz frozen failures, lf last failure, ga first grant, per permitted, fin, bad, slo (finished, failed,
---                   slow probes), nl next lease, ls leases {id, instance, deadline, ...}, cz causes, rc recent causes, rt those after,
---                   sht, shl, shr (shadow trips, last, rejected), sec, cur, bef (decisions per second), swp last sweep,
---                   lp the clock's last leap,
---                   kno known instances, nix next index, trip last evidence, mf failures last written to key 2
+--   core            written when something in it has changed that `hot` does not tell. A msgpack map: v layout, seq, gen
+--                   generation, st state, why reason, since, till (open deadline), lo last open duration, rnd round,
+--                   strk backoff's count, clk clock, off clock minus the server's, trs transitions, prev state before
+--                   (-1), mode, ramp (its start; 0), wt and wl window type and length, wid number of the window's
+--                   emptying, rev revision judged by, w time window {bucket, calls, failing, slow, ...}, sl count window
+--                   (5 characters a slot: kind, instance), run, runat, runby, gau gauge, frz frozen failures, lf last
+--                   failure, ga first grant, per permitted, fin, bad, slo (finished, failed, slow probes), nl next
+--                   lease, ls leases {id, instance, deadline, ...}, cz causes, rc recent causes, rt those after, sht,
+--                   shl, shr (shadow trips, last, rejected), sec, cur, bef (decisions per second), swp last sweep, lp
+--                   the clock's last leap, kno known instances, nix next index, trip last evidence, mf failures last
+--                   written to key 2
 --   hot             what any decision changes, and what stands here is not as the core says but as this does: the doubles
 --                   seq, clk, sec, cur, bef, swp, kno, run, runat, gau, lf, mf and calls, failing, slow of the newest
 --                   bucket, then rt, zero-terminated, and sl. Before layout 2 there was none.
@@ -1063,7 +1064,7 @@ local function exchange()
   finish(swept or number == 0, save(my_field, page.packed, marker_field, page.marked))
   local g, st, why, age, remaining, round, streak, lo, lease, ramp, mode, stored, seq = view()
   local reply = {0, void, g, st, why, age, remaining, round, streak, lo, lease, ramp, mode, stored, seq, sum_c, sum_f, sum_s,
-    room, valid, c.bef > 100 and c.kno * 2 or 0, first, count, retry, applied, late, caused}
+    room, valid, (c.bef > 100 or c.kno > 100) and c.kno * 2 or 0, first, count, retry, applied, late, caused}
   if p and known ~= p[1] then reply[28], reply[29] = pack(p), call('HGET', KEYS[4], 'spec') or '' end
   return reply
 end

@@ -91,11 +91,15 @@ impl Recorder {
         }
         self.store_up.store(true, Ordering::Relaxed);
         self.failing_since = None;
-        self.reached = true;
+        let first = !std::mem::replace(&mut self.reached, true);
         self.stateless = reply.status == Status::Missing;
         self.backoff = BACKOFF.0;
         self.learn_config(&reply);
-        let pause = self.settings.resync.max(Duration::from_millis(reply.interval_ms));
+        let mut pause = self.settings.resync.max(Duration::from_millis(reply.interval_ms));
+        if first {
+            // Those that start together would ask together for ever.
+            pause = self.jitter(pause);
+        }
         self.ask_at = now + pause;
         self.next_routine = now + ROUTINE.max(Duration::from_millis(reply.interval_ms));
         match reply.status {

@@ -13,7 +13,8 @@ mod publish;
 mod waiters;
 
 use super::Settings;
-use super::inner::{AWAKE, Answer, DEEPLY, Done, Inner, LIGHTLY, Route};
+use super::inner::{AWAKE, Answer, DEEPLY, Done, LIGHTLY, Route};
+use super::lanes::Lane;
 use super::local::{Local, bare};
 use super::word::Word;
 use crate::policy::Config;
@@ -67,7 +68,7 @@ struct Unanswered {
 }
 
 pub(super) struct Recorder {
-    inner: Arc<Inner>,
+    inner: Lane,
     store: Arc<dyn Store>,
     settings: Settings,
     waiters_in: mpsc::Receiver<oneshot::Sender<Answer>>,
@@ -118,7 +119,7 @@ pub(super) struct Recorder {
 impl Recorder {
     #[allow(clippy::too_many_arguments, reason = "called once, by the guard's constructor")]
     pub(super) fn new(
-        inner: Arc<Inner>,
+        inner: Lane,
         store: Arc<dyn Store>,
         settings: Settings,
         numbers: Arc<AtomicU64>,

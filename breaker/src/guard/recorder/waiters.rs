@@ -2,9 +2,9 @@
 
 use super::Recorder;
 use super::govern::Governor;
-use crate::guard::inner::{Answer, Route, WAITERS, lock};
+use crate::guard::inner::{Answer, Done, Route, WAITERS, lock};
 use crate::guard::{Presented, RejectReason, Rejected};
-use crate::state::State;
+use crate::state::{Cause, Kind, State};
 use crate::store::Reply;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -37,20 +37,15 @@ impl Recorder {
         let isolated = matches!(self.governor, Governor::Isolated(_));
         let (first, count) = reply.granted;
         let mut leases = first..first + count;
+        let route = if local { Route::LocalProbe } else { Route::Probe };
         let presented = Presented::State(if isolated { State::Open } else { State::HalfOpen });
         while let Some(waiter) = self.waiters.pop_front() {
             if waiter.is_closed() {
                 continue;
             }
             if let Some(lease) = leases.next() {
-                let route = if local {
-                    Route::LocalProbe(lease)
-                } else {
-                    Route::Probe(lease)
-                };
-                let permit = self
-                    .inner
-                    .make_permit(route, Presented::State(State::HalfOpen), view.generation, false);
+                let presented = Presented::State(State::HalfOpen);
+                let permit = self.inner.make_permit(route(lease), presented, view.generation, false);
                 // A caller that is gone drops the permit, which cancels the probe.
                 let _ = waiter.send(Answer::Probe(permit));
             } else if matches!(view.state, State::Closed | State::ForcedClosed) {
@@ -80,14 +75,14 @@ impl Recorder {
                 let _ = waiter.send(Answer::Rejected(rejected));
             }
         }
-        // Leases without a caller go back.
+        // Leases without a caller go back. No call was made, so none is counted; what the queue cannot take expires.
         for lease in leases {
-            let route = if local {
-                Route::LocalProbe(lease)
-            } else {
-                Route::Probe(lease)
-            };
-            drop(self.inner.make_permit(route, presented, view.generation, false));
+            let _ = self.inner.queue.push(Done {
+                route: route(lease),
+                generation: view.generation,
+                kind: Kind::Ignored,
+                cause: Cause::None,
+            });
         }
         if reply.retry_ms > 0 {
             lock(&self.inner.details).refused_until = Instant::now() + Duration::from_millis(reply.retry_ms);
