@@ -71,6 +71,19 @@ const HARMLESS: &[(&str, &str)] = &[
     ("(R.cf == 0« or »c.run + bad", "outcomes one by one"),
     ("(R.fr == 0« or »not holds", "outcomes one by one"),
     ("(R.sr == 0« or »not holds", "outcomes one by one"),
+    ("c.st == FCLOSED then return« true»", "outcomes one by one"),
+    ("max(minimum(), sum_c« + »c.gau), R.sr)", "outcomes one by one"),
+    (
+        "(c.st == CLOSED« or »c.st == FCLOSED) and c.mode",
+        "outcomes one by one",
+    ),
+    ("#outcomes / 2, 0, 0,« nil»", "set before it is looked at"),
+    (
+        "while last« < »bad and failing(",
+        "no further failure is there; before the first outcome stands a cause",
+    ),
+    ("r[8], r[9], r[10] = w,« nil», nil", "not looked at again"),
+    ("r[8], r[9], r[10] = w, nil,« nil»", "not looked at again"),
     // Both sides of the comparison do the same where they meet.
     ("return calls« > »0 and bad", "nobody asks for a share of no calls"),
     ("if #outcomes« > »1024", "the first 1,024 of 1,024"),
@@ -110,6 +123,23 @@ const HARMLESS: &[(&str, &str)] = &[
     ("finish(swept or number« == »", "a sweep a second writes them too"),
     ("finish(swept« or »", "a sweep a second writes them too"),
     // Shown elsewhere.
+    (
+        "c.clk - r[2]« < »GAUGE_SILENCE end",
+        "a millisecond of silence: stores.rs",
+    ),
+    (
+        "r[6] > 0 and c.clk - r[6]« < »silence()",
+        "a millisecond of silence: stores.rs",
+    ),
+    (
+        "in ipairs(c.runby) do if name« == »me then return nil",
+        "who is in the run: stores.rs",
+    ),
+    (
+        "in ipairs(c.runby) do if name == me then return« nil»",
+        "who is in the run: stores.rs",
+    ),
+    ("    return« true»", "an older layout: versions.rs"),
     ("if c.v > LAYOUT then return« false»", "a newer layout: versions.rs"),
     (
         "elseif not read_core(packed, hot) then return« nil»",

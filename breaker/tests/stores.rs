@@ -223,6 +223,8 @@ on_every_store!(
     a_window_of_calls_holds_so_many,
     a_full_breaker_refuses_further_instances,
     a_busy_breaker_advises_pauses,
+    what_an_instance_says_of_itself_holds_for_so_long,
+    a_run_waits_for_whoever_is_not_in_it,
 );
 
 async fn without_configuration_it_says_so(bench: &Bench) {
@@ -352,7 +354,7 @@ async fn a_lost_open_state_comes_back_open(bench: &Bench) {
     };
     let restored = bench
         .tell(Exchange {
-            memory: Some(memory),
+            memory: Some(memory.clone()),
             ..instance("i0")
         })
         .await;
@@ -421,7 +423,7 @@ async fn a_tombstone_leaves_nothing_to_restore(bench: &Bench) {
     };
     let reply = bench
         .tell(Exchange {
-            memory: Some(memory),
+            memory: Some(memory.clone()),
             ..instance("i0")
         })
         .await;
@@ -640,6 +642,79 @@ async fn a_window_of_calls_holds_so_many(bench: &Bench) {
     let reply = bench.tell(with_batch("i0", batch(2, closed, &[Kind::Failure]))).await;
     assert_eq!((state(&reply), reply.calls, reply.failing), (State::Closed, 4, 1));
     let reply = bench.tell(with_batch("i0", batch(3, closed, &[Kind::Failure]))).await;
+    assert_eq!(state(&reply), State::Open);
+}
+
+/// More than half of the active instances open alone: the circuit opens. To the millisecond.
+async fn what_an_instance_says_of_itself_holds_for_so_long(bench: &Bench) {
+    let policy = Policy {
+        minimum_instances: 2,
+        window: Window::Time(10_000),
+        ..Policy::default()
+    };
+    let alone = |name: &str, memory: &Memory| Exchange {
+        isolated: true,
+        memory: Some(memory.clone()),
+        ..instance(name)
+    };
+    // A circuit for each case: i1 does something, `passed` ms go by, i0 makes a call, and `last` say that they are open alone.
+    let case = async |id: &str, rejects: bool, passed: u64, last: &[&str]| {
+        let bench = Bench {
+            store: Arc::clone(&bench.store),
+            time: Arc::clone(&bench.time),
+            id: ServiceId::parse(id).unwrap(),
+        };
+        let closed = bench.ready(policy.clone()).await;
+        let call = |number| with_batch("i0", batch(number, closed, &[Kind::Success]));
+        let memory = bench.tell(call(1)).await.view.unwrap().memory();
+        let rejected = Batch {
+            rejected: 1,
+            ..batch(1, closed, &[])
+        };
+        bench
+            .tell(if rejects {
+                with_batch("i1", rejected)
+            } else {
+                alone("i1", &memory)
+            })
+            .await;
+        bench.pass(passed);
+        let mut reply = bench.tell(call(2)).await;
+        for name in last {
+            assert_eq!(state(&reply), State::Closed, "{id}: no more than half yet");
+            reply = bench.tell(alone(name, &memory)).await;
+        }
+        let view = reply.view.unwrap();
+        (view.state, view.reason)
+    };
+    let (open, closed) = (
+        (State::Open, Reason::InstancesIsolated),
+        (State::Closed, Reason::Seeded),
+    );
+    // i1 and i2 of three; or i2 of two, i1 having been silent for too long.
+    assert_eq!(case("isolated-lately", false, 4_999, &["i2"]).await, open);
+    assert_eq!(case("isolated-long-ago", false, 5_000, &["i2"]).await, closed);
+    // Whoever rejects is active as long as the window is: i2 and i3 of four; or of three.
+    assert_eq!(case("rejects-lately", true, 9_999, &["i2", "i3"]).await, closed);
+    assert_eq!(case("rejected-long-ago", true, 10_000, &["i2", "i3"]).await, open);
+}
+
+/// Where a run takes two instances, more failures of the one that is in it change nothing; the first of another trips.
+async fn a_run_waits_for_whoever_is_not_in_it(bench: &Bench) {
+    let policy = Policy {
+        minimum_instances: 2,
+        ..three_in_a_row()
+    };
+    let closed = bench.ready(policy).await;
+    bench.tell(with_batch("i1", batch(1, closed, &[Kind::Success]))).await;
+    let reply = bench
+        .tell(with_batch("i0", batch(1, closed, &[Kind::Failure; 5])))
+        .await;
+    assert_eq!((state(&reply), reply.headroom), (State::Closed, None));
+    assert!(reply.headroom_ms > 0, "as long as the run lasts");
+    let reply = bench.tell(instance("i1")).await;
+    assert_eq!((state(&reply), reply.headroom), (State::Closed, Some(0)));
+    let reply = bench.tell(with_batch("i1", batch(2, closed, &[Kind::Failure]))).await;
     assert_eq!(state(&reply), State::Open);
 }
 

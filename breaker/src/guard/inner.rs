@@ -1,20 +1,18 @@
 //! What the threads that make calls share with the recorder.
 
+use super::outbox::Outbox;
 use super::permit::Permit;
 use super::stripes::{STRIPES, Stripes, mine};
 use super::word::{Gate, HESITATE, Word};
 use super::{Effective, Presented, Rejected, Transition};
 use crate::id::ServiceId;
 use crate::state::{Cause, Kind, State};
-use crossbeam_queue::ArrayQueue;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
-/// Outcomes waiting for the recorder; more are dropped and counted.
-const QUEUE: usize = 16_384;
 /// Calls waiting for a probe; more are rejected.
 pub(super) const WAITERS: usize = 1_000;
 /// Running calls watched for slowness; further ones are not.
@@ -103,7 +101,7 @@ pub(super) struct Inner {
     pub(super) effective: RwLock<Option<Arc<Effective>>>,
     pub(super) slow_ms: AtomicU64,
     pub(super) timeout_ms: AtomicU64,
-    pub(super) queue: ArrayQueue<Done>,
+    pub(super) outbox: Outbox,
     pub(super) sleep: AtomicU8,
     pub(super) wake: Notify,
     /// Failing and slow outcomes the store has not answered for, and how many it said do no harm.
@@ -165,7 +163,7 @@ impl Inner {
             effective: RwLock::default(),
             slow_ms: AtomicU64::new(0),
             timeout_ms: AtomicU64::new(0),
-            queue: ArrayQueue::new(QUEUE),
+            outbox: Outbox::new(),
             sleep: AtomicU8::new(AWAKE),
             wake: Notify::new(),
             unanswered: AtomicU64::new(0),
@@ -243,19 +241,20 @@ impl Inner {
                 urgent = true;
             }
         }
-        if self.queue.push(done).is_err() {
+        let (room, much) = self.outbox.put(done, &self.word);
+        if !room {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             if harmful {
                 self.unanswered.fetch_sub(1, Ordering::AcqRel);
             }
         }
-        self.nudge(urgent);
+        self.nudge(urgent || much);
     }
 
     /// The recorder's sleep, until [`Inner::nudge`] ends it. Whoever wakes for another reason sets [`AWAKE`] himself.
     pub(super) async fn roused(&self, depth: u8) {
         self.sleep.store(depth, Ordering::SeqCst);
-        if self.queue.is_empty() {
+        if self.outbox.is_empty() {
             self.wake.notified().await;
         }
     }
@@ -264,7 +263,7 @@ impl Inner {
     pub(super) fn nudge(&self, urgent: bool) {
         let can_wait = match self.sleep.load(Ordering::SeqCst) {
             AWAKE => true,
-            DEEPLY => !urgent && self.queue.len() < QUEUE / 2,
+            DEEPLY => !urgent,
             _ => false,
         };
         if !can_wait && self.sleep.swap(AWAKE, Ordering::SeqCst) != AWAKE {

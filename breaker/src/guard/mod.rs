@@ -1,13 +1,14 @@
 //! What calls use: admission without I/O, outcomes recorded in the background.
 //!
-//! A [`Guard`] admits a call by one atomic load (`word.rs`) and takes its outcome by one push onto a bounded queue
-//! (`inner.rs`). One task per guard (`recorder/`) does the rest: batches, probes, re-seeding, fallback. It alone
+//! A [`Guard`] admits a call by one atomic load (`word.rs`, `admit.rs`) and takes its outcome by counting it, or by one push
+//! onto a bounded queue (`outbox.rs`). One task per guard (`recorder/`) does the rest: batches, probes, re-seeding, fallback. It alone
 //! decides, so there is no lock to hold while deciding.
 
 mod admit;
 mod inner;
 mod lanes;
 mod local;
+mod outbox;
 mod permit;
 mod recorder;
 mod stripes;

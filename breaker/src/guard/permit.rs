@@ -63,12 +63,12 @@ impl Permit {
 
     /// Lets the clock go on after [`Self::pause`].
     pub fn resume(&mut self) {
-        if let Some((since, watched)) = self.paused.take() {
-            if let Some(started) = &mut self.started {
-                *started += since.elapsed();
-                if watched {
-                    self.slot = self.lane.watch(*started, self.generation);
-                }
+        if let Some((since, watched)) = self.paused.take()
+            && let Some(started) = &mut self.started
+        {
+            *started += since.elapsed();
+            if watched {
+                self.slot = self.lane.watch(*started, self.generation);
             }
         }
     }

@@ -16,6 +16,7 @@ use super::Settings;
 use super::inner::{AWAKE, Answer, DEEPLY, Done, LIGHTLY, Route};
 use super::lanes::Lane;
 use super::local::{Local, bare};
+use super::outbox::Collector;
 use super::word::Word;
 use crate::policy::Config;
 use crate::state::State;
@@ -23,6 +24,7 @@ use crate::store::{Acquire, Announcement, Batch, MAX_BATCH, Memory, ProbeResult,
 use govern::Governor;
 use hear::BACKOFF;
 use std::collections::VecDeque;
+use std::iter::repeat_n;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -86,6 +88,7 @@ pub(super) struct Recorder {
     heard: Option<Heard>,
     /// What a transition left, until the word and then the log have said so.
     left: Option<State>,
+    collector: Collector,
     pending: VecDeque<Done>,
     unanswered: Option<Unanswered>,
     /// The last number of a batch or wish, in this process. Below 2^53, the script's exact integers.
@@ -151,6 +154,7 @@ impl Recorder {
             warned: false,
             heard: None,
             left: None,
+            collector: Collector::default(),
             pending: VecDeque::new(),
             unanswered: None,
             numbers,
@@ -182,7 +186,8 @@ impl Recorder {
             self.attend();
             let now = Instant::now();
             if self.inner.closing.load(Ordering::Acquire)
-                && self.inner.queue.is_empty()
+                && self.inner.outbox.is_empty()
+                && !self.collector.is_waiting()
                 && ((self.pending.is_empty() && self.unanswered.is_none()) || self.governor == Governor::Fallback)
             {
                 return;
@@ -203,7 +208,7 @@ impl Recorder {
         self.publish();
     }
 
-    /// Takes over what calls left in the queue.
+    /// Takes over what calls left in the outbox.
     fn collect(&mut self) {
         while let Ok(waiter) = self.waiters_in.try_recv() {
             self.wait(waiter);
@@ -211,7 +216,8 @@ impl Recorder {
         let mut own = Vec::new();
         let (mut local, mut probes) = (Vec::new(), Vec::new());
         let local_generation = self.local_view.as_ref().map_or(0, |heard| heard.view.generation);
-        while let Some(done) = self.inner.queue.pop() {
+        let finished = self.collector.collect(&self.inner.outbox);
+        for done in finished.into_iter().flat_map(|(done, times)| repeat_n(done, times)) {
             match done.route {
                 Route::Local if done.generation == local_generation => local.push(bare(done.kind)),
                 Route::LocalProbe(lease) if done.generation == local_generation => {
@@ -311,6 +317,9 @@ impl Recorder {
 
     /// Sleeps until something happens or falls due.
     async fn sleep(&mut self, now: Instant) {
+        if self.collector.is_waiting() {
+            return;
+        }
         let mut until = self.ask_at.min(now + IDLE);
         if !self.must_wait() {
             if !self.pending.is_empty() {

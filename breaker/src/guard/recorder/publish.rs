@@ -52,7 +52,15 @@ impl Recorder {
         let may_trip = || guarded && self.inner.unanswered.load(Ordering::Acquire) > headroom;
         word.hesitate = may_trip();
         // A call that ended since may have set the bit, which is lost now: the swap sees its count, so look again.
-        self.inner.word.swap(word.pack(), Ordering::AcqRel);
+        let known = Word::unpack(self.inner.word.load(Ordering::Acquire));
+        let swap = || {
+            self.inner.word.swap(word.pack(), Ordering::AcqRel);
+        };
+        if (known.generation, known.local) == (word.generation, word.local) {
+            swap();
+        } else {
+            self.collector.change_state(&self.inner.outbox, word.generation, swap);
+        }
         if !word.hesitate && may_trip() {
             self.inner.word.fetch_or(HESITATE, Ordering::AcqRel);
         }

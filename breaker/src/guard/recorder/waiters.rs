@@ -77,12 +77,13 @@ impl Recorder {
         }
         // Leases without a caller go back. No call was made, so none is counted; what the queue cannot take expires.
         for lease in leases {
-            let _ = self.inner.queue.push(Done {
+            let back = Done {
                 route: route(lease),
                 generation: view.generation,
                 kind: Kind::Ignored,
                 cause: Cause::None,
-            });
+            };
+            let _ = self.inner.outbox.put(back, &self.inner.word);
         }
         if reply.retry_ms > 0 {
             lock(&self.inner.details).refused_until = Instant::now() + Duration::from_millis(reply.retry_ms);
