@@ -124,6 +124,11 @@ const HARMLESS: &[(&str, &str)] = &[
     ("finish(swept« or »", "a sweep a second writes them too"),
     // Shown elsewhere.
     (
+        "now - tonumber(h[4] or 0)« < »600000",
+        "a millisecond of silence: stores.rs",
+    ),
+    ("if c.run« < »R.cf then return R.cf", "who is in the run: stores.rs"),
+    (
         "c.clk - r[2]« < »GAUGE_SILENCE end",
         "a millisecond of silence: stores.rs",
     ),

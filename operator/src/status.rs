@@ -15,6 +15,8 @@ use tiebar::store::{Beat, Snapshot, StoreError, StoredConfig};
 const LOST_MS: u64 = 25_000;
 /// A beat tells nothing about a revision younger than this, milliseconds.
 const REVISION_MS: u64 = 5_000;
+/// Steps of the store's clock below this change no time that has been told, milliseconds.
+const STEP_MS: u64 = 1_000;
 
 /// What became of a document.
 #[derive(Debug, Clone)]
@@ -93,6 +95,18 @@ pub(crate) fn state_name(state: State) -> &'static str {
 fn time(ms: u64) -> Option<String> {
     let at = jiff::Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok()?;
     (ms > 0).then(|| at.to_string())
+}
+
+/// The time of something that happened, or will, by the last transition. As long as there is no other, it stays as it was
+/// written first: a store's clock that steps back by a millisecond moves all that was before it, which is no news.
+fn steady(previous: &Value, name: &str, transitions: u64, at: u64) -> Option<String> {
+    let now = time(at)?;
+    let known = previous[name]
+        .as_str()
+        .filter(|_| previous["transitionCount"] == json!(transitions));
+    let known_at = known.and_then(|known| known.parse::<jiff::Timestamp>().ok());
+    let is_same = known_at.is_some_and(|known| known.as_millisecond().unsigned_abs().abs_diff(at) < STEP_MS);
+    Some(known.filter(|_| is_same).map_or(now, ToOwned::to_owned))
 }
 
 /// What was judged by at the last trip.
@@ -293,13 +307,14 @@ fn circuit(facts: &Facts<'_>, stored: &Stored) -> Vec<(&'static str, Option<Valu
     }
     let ramping = view.ramp_age_ms.is_some();
     let reason = if ramping { "Ramping" } else { view.reason.as_str() };
+    let at = |name, at| steady(facts.previous, name, snapshot.transitions, at).map(Value::String);
     fields.extend([
         ("state", Some(json!(state_name(view.state)))),
         ("stateReason", Some(json!(reason))),
-        ("lastTransitionTime", time(snapshot.since).map(Value::String)),
+        ("lastTransitionTime", at("lastTransitionTime", snapshot.since)),
         ("previousState", snapshot.previous.map(|state| json!(state_name(state)))),
-        ("openUntilTime", time(snapshot.open_until).map(Value::String)),
-        ("rampUntilTime", time(snapshot.ramp_until).map(Value::String)),
+        ("openUntilTime", at("openUntilTime", snapshot.open_until)),
+        ("rampUntilTime", at("rampUntilTime", snapshot.ramp_until)),
         ("round", Some(json!(view.round))),
     ]);
     fields
@@ -565,6 +580,31 @@ mod tests {
             condition(&status(&facts(&document, &stored, &flaps)), "Flapping").0,
             "True"
         );
+    }
+
+    #[tokio::test]
+    async fn a_step_of_the_store_s_clock_is_no_news_and_a_transition_is() {
+        let document = document("{}");
+        let mut stored = tripped(&document).await;
+        let snapshot = stored.snapshot.as_mut().unwrap();
+        snapshot.open_until = snapshot.since + 10_000;
+        let first = status(&facts(&document, &stored, &Value::Null));
+        let times = |status: &Value| [status["lastTransitionTime"].clone(), status["openUntilTime"].clone()];
+        let snapshot = stored.snapshot.as_mut().unwrap();
+        (snapshot.since, snapshot.open_until) = (snapshot.since - 1, snapshot.open_until - 1);
+        let stepped = status(&facts(&document, &stored, &first));
+        assert_eq!(times(&stepped), times(&first));
+        assert!(times(&first).iter().all(Value::is_string), "{first}");
+        // Another transition, as soon after the first.
+        stored.snapshot.as_mut().unwrap().transitions += 1;
+        let moved = status(&facts(&document, &stored, &first));
+        assert_ne!(times(&moved), times(&first));
+        // A step that is seen.
+        let snapshot = stored.snapshot.as_mut().unwrap();
+        snapshot.transitions -= 1;
+        snapshot.since -= STEP_MS;
+        let stepped = status(&facts(&document, &stored, &first));
+        assert_ne!(stepped["lastTransitionTime"], first["lastTransitionTime"]);
     }
 
     #[test]
