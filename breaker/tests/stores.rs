@@ -739,6 +739,10 @@ async fn a_busy_breaker_advises_pauses(bench: &Bench) {
     assert_eq!(advised(1, 3).await, 6, "2 ms for each of three");
     bench.pass(1_000);
     assert_eq!(advised(1, 3).await, 0, "quiet again");
+    assert_eq!(advised(99, 100).await, 0);
+    bench.pass(1_000);
+    assert_eq!(advised(100, 100).await, 0, "nor are a hundred instances");
+    bench.pass(1_000);
     // More instances than that are busy by themselves, also in the second after one in which all were silent.
     assert_eq!(advised(101, 101).await, 202);
     bench.pass(2_000);
