@@ -1,20 +1,20 @@
 //! Guards over the memory store, in paused time: what a caller sees.
 
+#[path = "support/through.rs"]
+mod through;
+
 use futures_util::future::BoxFuture;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use through::{Between, Through};
 use tiebar::guard::{Breakers, Guard, RejectReason, Rejected, Settings, Verdict};
 use tiebar::id::ServiceId;
 use tiebar::memory::MemoryStore;
 use tiebar::policy::{Config, Mode, Policy, StoreFailurePolicy};
 use tiebar::state::{Cause, State};
-use tiebar::store::{
-    Announcement, Beat, Event, Exchange, Leader, Programme, Reply, Snapshot, Store, StoreError, StoreResult,
-    StoredConfig, Survey, Written,
-};
-use tokio::sync::broadcast;
+use tiebar::store::{Exchange, Leader, Programme, Reply, Store, StoreError, StoreResult};
 use tokio::time::Instant;
 
 fn id() -> ServiceId {
@@ -309,19 +309,23 @@ struct Hanging {
 }
 
 impl Hanging {
-    fn new(store: Arc<MemoryStore>) -> Arc<Self> {
-        Arc::new(Self {
+    fn new(store: Arc<MemoryStore>) -> Arc<Through<Self>> {
+        Arc::new(Through(Self {
             store,
             hangs: AtomicBool::new(false),
             late: AtomicU64::new(0),
-        })
+        }))
     }
 }
 
 /// Longer than the patience of a second by more than a tick.
 const HANG: Duration = Duration::from_millis(2_200);
 
-impl Store for Hanging {
+impl Between for Hanging {
+    fn behind(&self) -> &dyn Store {
+        &*self.store
+    }
+
     fn exchange<'a>(&'a self, id: &'a ServiceId, request: &'a Exchange) -> BoxFuture<'a, StoreResult<Reply>> {
         Box::pin(async move {
             if self.hangs.load(Ordering::SeqCst) {
@@ -332,45 +336,6 @@ impl Store for Hanging {
             self.store.exchange(id, request).await
         })
     }
-    fn configure<'a>(&'a self, id: &'a ServiceId, programme: &'a Programme) -> BoxFuture<'a, StoreResult<Written>> {
-        self.store.configure(id, programme)
-    }
-    fn tombstone<'a>(&'a self, id: &'a ServiceId, leader: &'a Leader) -> BoxFuture<'a, StoreResult<Written>> {
-        self.store.tombstone(id, leader)
-    }
-    fn reset<'a>(&'a self, id: &'a ServiceId, by: &'a Leader, text: &'a str) -> BoxFuture<'a, StoreResult<Written>> {
-        self.store.reset(id, by, text)
-    }
-    fn config<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Option<StoredConfig>>> {
-        self.store.config(id)
-    }
-    fn snapshot<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Option<Snapshot>>> {
-        self.store.snapshot(id)
-    }
-    fn events<'a>(&'a self, id: &'a ServiceId, count: usize) -> BoxFuture<'a, StoreResult<Vec<Event>>> {
-        self.store.events(id, count)
-    }
-    fn beat<'a>(&'a self, beats: &'a [(ServiceId, Beat)]) -> BoxFuture<'a, StoreResult<()>> {
-        self.store.beat(beats)
-    }
-    fn goodbye<'a>(&'a self, ids: &'a [ServiceId], instance: &'a str) -> BoxFuture<'a, StoreResult<()>> {
-        self.store.goodbye(ids, instance)
-    }
-    fn instances<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Vec<Beat>>> {
-        self.store.instances(id)
-    }
-    fn survey<'a>(&'a self, ids: &'a [ServiceId]) -> BoxFuture<'a, StoreResult<Vec<StoreResult<Survey>>>> {
-        self.store.survey(ids)
-    }
-    fn ids(&self) -> BoxFuture<'_, StoreResult<Vec<ServiceId>>> {
-        self.store.ids()
-    }
-    fn now(&self) -> BoxFuture<'_, StoreResult<u64>> {
-        self.store.now()
-    }
-    fn subscribe(&self) -> broadcast::Receiver<Announcement> {
-        self.store.subscribe()
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -380,7 +345,7 @@ async fn a_store_that_hangs_holds_up_neither_the_fallback_nor_what_is_decided_in
     let guard = breakers.guard(&id(), None);
     pass(3_000).await;
     succeed(&guard).await.unwrap();
-    store.hangs.store(true, Ordering::SeqCst);
+    store.0.hangs.store(true, Ordering::SeqCst);
     let took = async |what: &str, condition: &dyn Fn() -> bool| {
         let since = Instant::now();
         while !condition() {
@@ -409,7 +374,7 @@ async fn a_store_that_hangs_holds_up_neither_the_fallback_nor_what_is_decided_in
     }
     let closed = took("closed alone", &|| guard.status().state.as_str() == "closed").await;
     assert!(closed <= 10, "closed {closed} ms after the last probe");
-    store.hangs.store(false, Ordering::SeqCst);
+    store.0.hangs.store(false, Ordering::SeqCst);
     took("the store again", &|| !guard.status().degraded).await;
 }
 
@@ -426,12 +391,12 @@ async fn a_lease_whose_caller_is_gone_goes_back_and_is_no_call() {
     pass(3_000).await;
     open(&other).await;
     pass(10_100).await;
-    store.late.store(300, Ordering::SeqCst);
+    store.0.late.store(300, Ordering::SeqCst);
     let gone = guard.clone();
     let waited = during(async move { tokio::time::timeout(Duration::from_millis(100), gone.acquire()).await }).await;
     assert!(waited.is_err(), "the store answers after 300 ms");
     pass(1_000).await;
-    store.late.store(0, Ordering::SeqCst);
+    store.0.late.store(0, Ordering::SeqCst);
     // The only lease is free again long before it would have expired.
     let prober = other.guards[0].clone();
     during(async move { succeed(&prober).await.unwrap() }).await;

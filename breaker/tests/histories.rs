@@ -6,6 +6,8 @@
 //! fit, and the replies that follow say whether it did.
 
 mod support;
+#[path = "support/through.rs"]
+mod through;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -15,17 +17,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use support::RedisServer;
+use through::{Between, Through};
 use tiebar::guard::{Breakers, Guard, Settings, Verdict};
 use tiebar::id::ServiceId;
 use tiebar::machine::{self, Row};
 use tiebar::policy::{Policy, Window};
 use tiebar::redis::{RedisSettings, RedisStore, SCRIPT, codec};
 use tiebar::state::Cause;
-use tiebar::store::{
-    Announcement, Beat, Event, Exchange, Leader, Programme, Reply, Snapshot, Status, Store, StoreResult, StoredConfig,
-    Survey, Written,
-};
-use tokio::sync::broadcast;
+use tiebar::store::{Exchange, Leader, Programme, Reply, Status, Store, StoreResult};
 use tokio::time::Instant;
 
 /// Kills and cuts per history.
@@ -55,19 +54,23 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn new(url: &str, script: &str, log: &Log) -> Self {
+    fn new(url: &str, script: &str, log: &Log) -> Through<Self> {
         let at = Arc::new(AtomicU64::new(clock()));
         let read = Arc::clone(&at);
         let clock: Arc<dyn Fn() -> u64 + Send + Sync> = Arc::new(move || read.load(Ordering::SeqCst));
-        Self {
+        Through(Self {
             store: RedisStore::with_script(RedisSettings::new(url), script, Some(clock)).unwrap(),
             at,
             log: Arc::clone(log),
-        }
+        })
     }
 }
 
-impl Store for Recorded {
+impl Between for Recorded {
+    fn behind(&self) -> &dyn Store {
+        &self.store
+    }
+
     fn exchange<'a>(&'a self, id: &'a ServiceId, request: &'a Exchange) -> BoxFuture<'a, StoreResult<Reply>> {
         async move {
             // One exchange is in flight per guard, so this is the time the script will be given.
@@ -88,50 +91,6 @@ impl Store for Recorded {
             Ok(reply)
         }
         .boxed()
-    }
-    fn configure<'a>(&'a self, id: &'a ServiceId, programme: &'a Programme) -> BoxFuture<'a, StoreResult<Written>> {
-        self.store.configure(id, programme)
-    }
-    fn tombstone<'a>(&'a self, id: &'a ServiceId, leader: &'a Leader) -> BoxFuture<'a, StoreResult<Written>> {
-        self.store.tombstone(id, leader)
-    }
-    fn reset<'a>(
-        &'a self,
-        id: &'a ServiceId,
-        leader: &'a Leader,
-        request: &'a str,
-    ) -> BoxFuture<'a, StoreResult<Written>> {
-        self.store.reset(id, leader, request)
-    }
-    fn config<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Option<StoredConfig>>> {
-        self.store.config(id)
-    }
-    fn snapshot<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Option<Snapshot>>> {
-        self.store.snapshot(id)
-    }
-    fn events<'a>(&'a self, id: &'a ServiceId, count: usize) -> BoxFuture<'a, StoreResult<Vec<Event>>> {
-        self.store.events(id, count)
-    }
-    fn beat<'a>(&'a self, beats: &'a [(ServiceId, Beat)]) -> BoxFuture<'a, StoreResult<()>> {
-        self.store.beat(beats)
-    }
-    fn goodbye<'a>(&'a self, ids: &'a [ServiceId], instance: &'a str) -> BoxFuture<'a, StoreResult<()>> {
-        self.store.goodbye(ids, instance)
-    }
-    fn instances<'a>(&'a self, id: &'a ServiceId) -> BoxFuture<'a, StoreResult<Vec<Beat>>> {
-        self.store.instances(id)
-    }
-    fn survey<'a>(&'a self, ids: &'a [ServiceId]) -> BoxFuture<'a, StoreResult<Vec<StoreResult<Survey>>>> {
-        self.store.survey(ids)
-    }
-    fn ids(&self) -> BoxFuture<'_, StoreResult<Vec<ServiceId>>> {
-        self.store.ids()
-    }
-    fn now(&self) -> BoxFuture<'_, StoreResult<u64>> {
-        self.store.now()
-    }
-    fn subscribe(&self) -> broadcast::Receiver<Announcement> {
-        self.store.subscribe()
     }
 }
 
@@ -319,7 +278,7 @@ async fn every_decision_is_the_machine_s() {
         forced: None,
     };
     let at = clock();
-    operator.at.store(at, Ordering::SeqCst);
+    operator.0.at.store(at, Ordering::SeqCst);
     operator.configure(&id, &programme).await.unwrap();
     let mut row = Row::default();
     let _ = machine::configure(&mut row, &id, &programme, at);

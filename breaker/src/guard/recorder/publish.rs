@@ -51,7 +51,6 @@ impl Recorder {
         self.inner.headroom.store(headroom, Ordering::Release);
         let may_trip = || guarded && self.inner.unanswered.load(Ordering::Acquire) > headroom;
         word.hesitate = may_trip();
-        // A call that ended since may have set the bit, which is lost now: the swap sees its count, so look again.
         let known = Word::unpack(self.inner.word.load(Ordering::Acquire));
         let swap = || {
             self.inner.word.swap(word.pack(), Ordering::AcqRel);
@@ -61,6 +60,7 @@ impl Recorder {
         } else {
             self.collector.change_state(&self.inner.outbox, word.generation, swap);
         }
+        // A call that ended meanwhile may have set the bit, which is lost now: the swap saw its count, so look again.
         if !word.hesitate && may_trip() {
             self.inner.word.fetch_or(HESITATE, Ordering::AcqRel);
         }
